@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidewire/tidewire/config"
+	"github.com/tidewire/tidewire/connectors/signature"
+)
+
+// maxRequest bounds a captured request.
+const maxRequest = 16 << 20
+
+// verifyFlags are what verify is asked.
+type verifyFlags struct {
+	scheme, secretFile, publicKeyFile, certificateFile, publicURL, webhookID, username, at, remote string
+	tolerance                                                                                      time.Duration
+	asJSON                                                                                         bool
+}
+
+func newVerify() *cobra.Command {
+	var f verifyFlags
+	cmd := &cobra.Command{
+		Use: "verify --scheme NAME --secret-file FILE < request", Short: "Explain why a captured webhook is accepted or refused", Args: noArgs,
+		Long: `Read a captured HTTP request (request line, headers, empty line, body) from standard input, judge its
+signature as the hub would, and say step by step what was found and what would explain a refusal: a missing
+header, the wrong secret, an altered body, a clock. The secret is never printed.`,
+		Example: "  tidewire verify --scheme stripe --secret-file secret.txt --at 2026-01-01T00:00:00Z < request.http",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return verify(f, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.scheme, "scheme", "", "the scheme's name, such as stripe or standard-webhooks (required)")
+	fl.StringVar(&f.secretFile, "secret-file", "", "file that holds the secret; one line end at its end is not part of it")
+	fl.StringVar(&f.publicKeyFile, "public-key-file", "", "file that holds the provider's public key")
+	fl.StringVar(&f.certificateFile, "certificate-file", "", "file that holds the provider's certificate in PEM")
+	fl.StringVar(&f.publicURL, "public-url", "", "the address as it was registered at the provider, for schemes that sign it")
+	fl.StringVar(&f.webhookID, "webhook-id", "", "the webhook's identity at the provider (paypal, espocrm)")
+	fl.StringVar(&f.username, "username", "", "user name, for basic; the password is the secret")
+	fl.StringVar(&f.at, "at", "", "when the request came: RFC 3339 or Unix seconds (default now)")
+	fl.StringVar(&f.remote, "remote", "", "address that the request came from, for ip-allow")
+	fl.DurationVar(&f.tolerance, "tolerance", 0, "how far a signed timestamp may be off (default: the scheme's)")
+	fl.BoolVar(&f.asJSON, "json", false, "print the explanation as JSON")
+	return cmd
+}
+
+func verify(f verifyFlags, in io.Reader, out io.Writer) error {
+	verifier, err := f.verifier()
+	if err != nil {
+		return err
+	}
+	request, err := f.request(in)
+	if err != nil {
+		return err
+	}
+	x := verifier.Explain(request)
+	if f.asJSON {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		err = e.Encode(x)
+	} else {
+		_, err = io.WriteString(out, x.String())
+	}
+	if err == nil && !x.Accepted {
+		return fmt.Errorf("%w: refused", errSaid)
+	}
+	return err
+}
+
+func (f verifyFlags) verifier() (*signature.Verifier, error) {
+	if f.scheme == "" {
+		return nil, usageError{errors.New("--scheme is needed; 'tidewire verify --help' shows an example")}
+	}
+	secret, err := readTrimmed(f.secretFile)
+	if err != nil {
+		return nil, err
+	}
+	publicKey, err := readTrimmed(f.publicKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := readTrimmed(f.certificateFile)
+	if err != nil {
+		return nil, err
+	}
+	s := signature.Settings{
+		Scheme: f.scheme, PublicKey: publicKey, Certificate: certificate, PublicURL: f.publicURL, WebhookID: f.webhookID,
+		Username: f.username, Tolerance: config.Duration(f.tolerance),
+	}
+	if f.username != "" {
+		s.Password = config.NewSecret(secret)
+	} else {
+		s.Secret = config.NewSecret(secret)
+	}
+	verifier, err := signature.New(s)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("scheme %s: %w", f.scheme, err)}
+	}
+	return verifier, nil
+}
+
+// request reads a raw HTTP request. Captures are made by people: bare line feeds are taken for line ends in the head, and the
+// body is all that follows, whatever Content-Length says.
+func (f verifyFlags) request(in io.Reader) (signature.Request, error) {
+	raw, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
+	if err != nil {
+		return signature.Request{}, fmt.Errorf("read the request: %w", err)
+	}
+	if len(raw) > maxRequest {
+		return signature.Request{}, usageError{fmt.Errorf("the request is larger than %d bytes", maxRequest)}
+	}
+	head, body, found := bytes.Cut(raw, []byte("\r\n\r\n"))
+	if short, rest, ok := bytes.Cut(raw, []byte("\n\n")); ok && (!found || len(short) < len(head)) {
+		head, body, found = short, rest, true
+	}
+	if !found {
+		return signature.Request{}, usageError{errors.New("standard input holds no HTTP request: a request line, headers, an empty line and the body are expected")}
+	}
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(append(bytes.TrimRight(head, "\r\n"), "\r\n\r\n"...))))
+	if err != nil {
+		return signature.Request{}, usageError{fmt.Errorf("standard input holds no HTTP request: %w", err)}
+	}
+	at := time.Now()
+	if f.at != "" {
+		if at, err = parseTime(f.at); err != nil {
+			return signature.Request{}, err
+		}
+	}
+	request := signature.Request{Method: r.Method, URL: r.RequestURI, Header: r.Header, Body: body, At: at}
+	if f.remote != "" {
+		if request.Remote, err = netip.ParseAddr(f.remote); err != nil {
+			return signature.Request{}, usageError{fmt.Errorf("--remote %q is not an IP address", f.remote)}
+		}
+	}
+	return request, nil
+}
+
+func parseTime(s string) (time.Time, error) {
+	if seconds, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(seconds, 0), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, usageError{fmt.Errorf("--at %q is neither RFC 3339, such as 2026-01-01T00:00:00Z, nor Unix seconds", s)}
+	}
+	return t, nil
+}
+
+// readTrimmed reads a file without one line end at its end; no path is no text.
+func readTrimmed(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", usageError{err}
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
+}

@@ -1,0 +1,134 @@
+// Package admin is the hub's private face: health, readiness with reasons, and metrics. It listens apart from the webhooks and is not meant
+// for the public.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config is what the admin face shows.
+type Config struct {
+	// Checks decide readiness: each must pass.
+	Checks []Check
+	// Routes tells how the routes are doing. A route that rests or is paused is listed and does not make the hub unready.
+	Routes func() []RouteState
+	// Gatherer is where the metrics are.
+	Gatherer prometheus.Gatherer
+	// Version is shown in /readyz.
+	Version string
+	Logger  *slog.Logger
+}
+
+// Check is one thing that must be well for the hub to be ready.
+type Check struct {
+	Name string
+	// Probe returns nil, or a sentence for the person on call. It must obey ctx.
+	Probe func(ctx context.Context) error
+}
+
+// RouteState is one route's line in /readyz.
+type RouteState struct {
+	Route  string `json:"route"`
+	Target string `json:"target"`
+	State  string `json:"state"` // running, resting, paused
+	Reason string `json:"reason,omitempty"`
+}
+
+// Readiness is the answer of /readyz.
+type Readiness struct {
+	Ready   bool          `json:"ready"`
+	Version string        `json:"version"`
+	Checks  []CheckResult `json:"checks"`
+	Routes  []RouteState  `json:"routes"`
+}
+
+// CheckResult is one check's line in /readyz.
+type CheckResult struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+}
+
+const (
+	// probeWithin bounds all checks of one call together.
+	probeWithin = 3 * time.Second
+	// probeKept is how long an answer serves further calls: many probes must not become a load of their own.
+	probeKept = time.Second
+)
+
+// Handler answers GET /healthz (the process lives), /readyz (200 or 503, with reasons) and /metrics.
+func Handler(c Config) http.Handler {
+	a := &answerer{Config: c}
+	r := mux.NewRouter()
+	r.HandleFunc("/healthz", Healthz).Methods(http.MethodGet, http.MethodHead)
+	r.HandleFunc("/readyz", a.readyz).Methods(http.MethodGet, http.MethodHead)
+	r.Handle("/metrics", promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError,
+	})).Methods(http.MethodGet)
+	r.HandleFunc("/", index).Methods(http.MethodGet, http.MethodHead)
+	return r
+}
+
+// Healthz says that the process lives and answers.
+func Healthz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, "ok")
+}
+
+func index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprint(w, "Tidewire, admin side.\n\n  /healthz  the process lives\n  /readyz   whether the hub can do its work, with reasons\n  /metrics  Prometheus metrics\n")
+}
+
+type answerer struct {
+	Config
+	mu   sync.Mutex
+	last Readiness
+	at   time.Time
+}
+
+func (a *answerer) readyz(w http.ResponseWriter, r *http.Request) {
+	now := a.readiness(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if !now.Ready {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	if err := e.Encode(now); err != nil {
+		a.Logger.Debug("readyz answer not written", "error", err)
+	}
+}
+
+func (a *answerer) readiness(ctx context.Context) Readiness {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Since(a.at) < probeKept {
+		return a.last
+	}
+	// The answer serves later callers too: it must not depend on this one hanging on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeWithin)
+	defer cancel()
+	now := Readiness{Ready: true, Version: a.Version, Routes: a.Routes()}
+	for _, c := range a.Checks {
+		result := CheckResult{Name: c.Name, OK: true}
+		if err := c.Probe(ctx); err != nil {
+			result.OK, result.Reason, now.Ready = false, err.Error(), false
+		}
+		now.Checks = append(now.Checks, result)
+	}
+	a.last, a.at = now, time.Now()
+	return now
+}

@@ -1,0 +1,303 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tidewire/tidewire/internal/admin"
+	"github.com/tidewire/tidewire/internal/sqlite"
+	"github.com/tidewire/tidewire/internal/store"
+	"github.com/tidewire/tidewire/pipeline"
+	"github.com/tidewire/tidewire/pipeline/sqlitelog"
+	"github.com/tidewire/tidewire/webhooks"
+)
+
+// File is the name of the hub's one file within data_dir.
+const File = "tidewire.db"
+
+// ErrEnvironment marks what is wrong around the hub and not in its config: a port that is taken, a data_dir that cannot be written or that another hub holds.
+var ErrEnvironment = errors.New("the environment")
+
+// Options of Serve.
+type Options struct {
+	Version string
+	Logger  *slog.Logger
+	// Ready is called once, when the hub takes webhooks and its routes run, with the two addresses in use; may be nil.
+	Ready func(listen, admin net.Addr)
+}
+
+// Serve runs a hub on a plan until ctx ends, and stops it gracefully: no new webhooks, no new tries, what is under way gets
+// server.shutdown_timeout, everything is written. It returns an error when the hub could not start (ErrEnvironment
+// where the plan is not to blame), could not go on, or did not stop in time.
+func Serve(ctx context.Context, plan *Plan, o Options) (err error) {
+	h := &hub{plan: plan, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	defer func() { err = errors.Join(err, h.close()) }()
+	for _, step := range []func(context.Context) error{h.listen, h.openStorage, h.build} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return h.run(ctx)
+}
+
+// hub is one running hub: what lives as long as the process.
+type hub struct {
+	plan     *Plan
+	options  Options
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	public, private net.Listener
+	db              *sqlite.DB
+	log             *sqlitelog.Log
+	store           *store.Store
+	pipeline        *pipeline.Pipeline
+	servers         []*http.Server
+
+	closers []closer // run last in, first out
+}
+
+type closer struct {
+	name  string
+	close func() error
+}
+
+func (h *hub) onClose(name string, f func() error) { h.closers = append(h.closers, closer{name, f}) }
+
+func (h *hub) close() error {
+	var errs []error
+	for _, c := range slices.Backward(h.closers) {
+		if err := c.close(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
+		}
+	}
+	h.closers = nil
+	return errors.Join(errs...)
+}
+
+// listen takes the ports before anything is opened: a hub that cannot listen should not touch the data of one that does.
+func (h *hub) listen(ctx context.Context) error {
+	server := h.plan.Config.Server
+	for _, l := range []struct {
+		key, address string
+		to           *net.Listener
+	}{{"server.listen", server.Listen, &h.public}, {"server.admin", server.Admin, &h.private}} {
+		var lc net.ListenConfig
+		listener, err := lc.Listen(ctx, "tcp", l.address)
+		if err != nil {
+			return fmt.Errorf("%w: %s: cannot listen on %s: %w; stop what uses the port or choose another", ErrEnvironment, l.key, l.address, err)
+		}
+		*l.to = listener
+		h.onClose(l.key, func() error {
+			if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func (h *hub) openStorage(ctx context.Context) error {
+	path := filepath.Join(h.plan.Config.DataDir, File)
+	db, err := sqlite.Open(ctx, sqlite.Options{Path: path, Logger: h.logger, Metrics: h.registry})
+	if err != nil {
+		return fmt.Errorf("%w: open %s: %w", ErrEnvironment, path, err)
+	}
+	h.db = db
+	h.onClose("store file", db.Close)
+	duplicates := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "tidewire_log_duplicates_total", Help: "Events that came again and were in the log already.",
+	})
+	damaged := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "tidewire_log_damaged_records_total", Help: "Log records that are damaged and were passed over; the hub's log says where.",
+	})
+	h.registry.MustRegister(duplicates, damaged)
+	h.log, err = sqlitelog.Open(ctx, sqlitelog.Config{
+		DB: db, Logger: h.logger, CloseTimeout: h.plan.Config.Server.ShutdownTimeout.Std(), Unique: pipeline.Unique, Prepare: pipeline.Prepare,
+		OnDuplicate: func(string, string) { duplicates.Inc() },
+		OnDamage: func(topic string, offset int64, err error) {
+			damaged.Inc()
+			h.logger.Error("a log record is damaged and is passed over; restore it from a backup if you can",
+				"topic", topic, "offset", offset, "file", path, "error", err)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("%w: open the log in %s: %w", ErrEnvironment, path, err)
+	}
+	h.onClose("log", h.log.Close)
+	h.store, err = store.Open(ctx, store.Config{DB: db, Logger: h.logger})
+	if err != nil {
+		return fmt.Errorf("%w: open the store in %s: %w", ErrEnvironment, path, err)
+	}
+	return nil
+}
+
+func (h *hub) build(ctx context.Context) error {
+	h.onClose("connections", h.plan.Close)
+	h.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	log := pipeline.OnSQLite(h.log)
+	receivers := h.plan.receivers()
+	topics := make([]string, 0, len(receivers))
+	for name := range receivers {
+		topics = append(topics, pipeline.EventsTopic(name))
+	}
+	if err := log.Ensure(ctx, topics...); err != nil {
+		return fmt.Errorf("create the log's topics: %w", err)
+	}
+	var err error
+	h.pipeline, err = pipeline.New(pipeline.Config{
+		Log: log, Ledger: h.store, Census: h.store, Routes: h.plan.Routes, Logger: h.logger, Registerer: h.registry,
+	})
+	if err != nil {
+		return err
+	}
+	server := h.plan.Config.Server
+	ear, err := webhooks.New(webhooks.Config{
+		Receivers: receivers, Intake: pipeline.NewIntake(log), Logger: h.logger, Registerer: h.registry,
+		TrustedProxies: server.TrustedProxies,
+	})
+	if err != nil {
+		return err
+	}
+	if h.public, err = webhooks.NewListener(h.public, webhooks.ListenerConfig{
+		MaxConnections: server.MaxConnections, TrustedProxies: server.TrustedProxies, Registerer: h.registry,
+	}); err != nil {
+		return err
+	}
+	secure, err := h.publicTLS()
+	if err != nil {
+		return err
+	}
+	if secure != nil {
+		h.public = tls.NewListener(h.public, secure)
+	}
+	h.servers = []*http.Server{
+		webhooks.NewServer(ear.Handler(), h.logger, secure),
+		{
+			Handler: admin.Handler(admin.Config{
+				Checks: h.checks(), Routes: h.routeStates, Gatherer: h.registry, Version: h.options.Version, Logger: h.logger,
+			}),
+			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
+			ErrorLog: slog.NewLogLogger(h.logger.Handler(), slog.LevelDebug),
+		},
+	}
+	return nil
+}
+
+// run starts everything, waits for the end, and stops in order: the ear first, so that what it answered is carried; then the routes.
+func (h *hub) run(ctx context.Context) error {
+	work, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	take, stopTaking := context.WithCancel(work)
+	defer stopTaking()
+
+	var parts sync.WaitGroup
+	failed := make(chan error, 4)
+	piped := make(chan struct{})
+	parts.Go(func() {
+		defer close(piped)
+		if err := h.pipeline.Run(take, work); err != nil {
+			failed <- fmt.Errorf("routes: %w", err)
+		}
+	})
+	parts.Go(func() { h.retain(take) })
+	defer parts.Wait()
+	select {
+	case <-h.pipeline.Running():
+	case <-piped:
+		return <-failed
+	}
+	for i, l := range []net.Listener{h.public, h.private} {
+		parts.Go(func() {
+			if err := h.servers[i].Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	h.logger.Info("hub is ready", "listen", h.public.Addr().String(), "admin", h.private.Addr().String(),
+		"connections", len(h.plan.Connections), "routes", len(h.plan.Routes), "version", h.options.Version)
+	if h.options.Ready != nil {
+		h.options.Ready(h.public.Addr(), h.private.Addr())
+	}
+
+	var err error
+	grace := h.plan.Config.Server.ShutdownTimeout.Std()
+	select {
+	case <-ctx.Done():
+		h.logger.Info("hub is stopping", "within", grace)
+	case <-h.db.Failed():
+		// What is not durable must not be answered, and nothing can be written down: be gone at once.
+		err = fmt.Errorf("the store can no longer be trusted: %w", h.db.Err())
+		h.logger.Error("hub stops at once", "error", err)
+		grace = 0
+	case err = <-failed:
+		h.logger.Error("hub stops", "error", err)
+	}
+	stopping, cancel := context.WithTimeout(work, grace)
+	defer cancel()
+	// What remains after the grace is cut off; a second more lets it come back.
+	late := time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) })
+	defer late.Stop()
+	h.stopServing(stopping, grace)
+	stopTaking()
+	<-piped
+	select {
+	case late := <-failed:
+		err = errors.Join(err, late)
+	default:
+	}
+	return err
+}
+
+// stopServing lets calls that are being answered finish, within the context.
+func (h *hub) stopServing(ctx context.Context, grace time.Duration) {
+	for _, s := range h.servers {
+		if grace == 0 || s.Shutdown(ctx) != nil {
+			_ = s.Close() // connections that hang on are cut
+		}
+	}
+}
+
+// checks are what must be well for the hub to be ready.
+func (h *hub) checks() []admin.Check {
+	return []admin.Check{
+		{Name: "store", Probe: h.db.Probe},
+		{Name: "routes", Probe: func(context.Context) error {
+			select {
+			case <-h.pipeline.Running():
+				return nil
+			default:
+				return errors.New("the routes are starting")
+			}
+		}},
+	}
+}
+
+func (h *hub) routeStates() []admin.RouteState {
+	var states []admin.RouteState
+	for _, s := range h.pipeline.Status() {
+		state, reason := "running", ""
+		switch {
+		case s.Paused != "":
+			state, reason = "paused", s.Paused
+		case s.Resting:
+			state, reason = "resting", "the target does not answer; it is probed every few seconds"
+		}
+		states = append(states, admin.RouteState{Route: s.Route, Target: s.Target, State: state, Reason: reason})
+	}
+	return states
+}

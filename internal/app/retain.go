@@ -1,0 +1,59 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tidewire/tidewire/pipeline"
+)
+
+// retainEvery is how often what has outlived its retention is removed.
+const retainEvery = 10 * time.Minute
+
+// retain removes old records and rows until ctx ends. What a route has not finished is never removed; when that makes the log keep more than it should, it says so.
+func (h *hub) retain(ctx context.Context) {
+	tick := time.NewTicker(retainEvery)
+	defer tick.Stop()
+	for {
+		if err := h.retainOnce(ctx); err != nil && ctx.Err() == nil {
+			h.logger.Error("old records could not be removed; trying again later", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (h *hub) retainOnce(ctx context.Context) error {
+	keep := h.plan.Config.Retention
+	now := time.Now()
+	routes := make([]string, 0, len(h.plan.Routes))
+	for _, r := range h.plan.Routes {
+		routes = append(routes, r.Name)
+	}
+	var errs []error
+	removed, held, err := h.log.Retain(ctx, pipeline.HoldsEvents, now.Add(-keep.Events.Std()), routes)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if removed > 0 {
+		h.logger.Info("old events removed", "events", removed)
+	}
+	if held > 0 {
+		h.logger.Warn("events older than retention.events are kept, because a route has not finished them: the log grows",
+			"events", held, "retention", keep.Events.String())
+	}
+	if _, _, err := h.log.Retain(ctx, pipeline.HoldsDeadLetters, now.Add(-keep.DeadLetters.Std()), nil); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := h.store.Retain(ctx, now.Add(-keep.Deliveries.Std())); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := h.store.RetainDead(ctx, now.Add(-keep.DeadLetters.Std())); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,291 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/tidewire/tidewire/connectors"
+	"github.com/tidewire/tidewire/event"
+	"github.com/tidewire/tidewire/internal/failpoint"
+)
+
+// Reasons an outcome is given; also what dead letters can be searched by.
+const (
+	ReasonUndecodable = "undecodable" // the log record holds no event
+	ReasonFilter      = "filter"      // the route's "when" fails on this event
+	ReasonMapping     = "mapping"     // the route's "map" fails on this event
+	ReasonPermanent   = "permanent"   // the target refused it for good
+	ReasonExhausted   = "exhausted"   // too many attempts, or too old
+	ReasonTransient   = "transient"   // failed, to be tried again
+	ReasonGone        = "gone"        // the target's address is no more; the route is paused
+	ReasonBehind      = "behind"      // elders of its key are parked
+)
+
+// errHandedBack ends the handling of a delivery that was not tried, because the hub stops: nothing is written. It is a
+// context.Canceled so that Watermill's router does not report it as a failure.
+var errHandedBack = fmt.Errorf("the hub is stopping: %w", context.Canceled)
+
+// maxErrorText bounds the error text that is stored, logged and put on dead letters.
+const maxErrorText = 500
+
+// reach is how long the two steps of a stop leave a delivery: no new try is begun once take has ended, and the one under way is
+// cut off when work ends.
+type reach struct{ take, work context.Context }
+
+// carry brings one delivery to an outcome and writes that down. First tries, retries of parked deliveries and replays all come
+// through here. It returns nil when the outcome is durable, errHandedBack when nothing was tried or written.
+func (r *runner) carry(in reach, d Delivery, rec *record) error {
+	failpoint.Hit("before-map")
+	d, o, err := r.attempt(in, d, rec)
+	if err != nil {
+		return err
+	}
+	if o.State == Parked {
+		d.Parks++
+	}
+	return r.settle(in, d, o)
+}
+
+// attempt maps and sends until there is an outcome.
+func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, error) {
+	body, contentType, reason, err := r.shape(in.work, rec)
+	if err != nil {
+		return d, Outcome{State: Dead, Reason: reason, Error: bounded(err), At: now()}, nil
+	}
+	send := connectors.Delivery{
+		Route: r.Name, Event: d.Event, Body: body, ContentType: contentType,
+		IdempotencyKey: idempotencyKey(d),
+	}
+	var pauses backoff.BackOff = &backoff.StopBackOff{}
+	if d.Parks == 0 && d.Attempts == 0 {
+		pauses = quick()
+	}
+	for tries := 1; ; tries++ {
+		leave, err := r.gate.enter(in.take)
+		if err != nil {
+			if tries == 1 {
+				return d, Outcome{}, errHandedBack
+			}
+			return d, r.parked(d, ReasonTransient, 0), nil
+		}
+		d.Attempts++
+		send.Attempt = d.Attempts
+		began := now()
+		if d.First.IsZero() {
+			d.First = began
+		}
+		receipt, sendErr := r.send(in.work, send)
+		took := time.Since(began)
+		if sendErr != nil && in.work.Err() != nil {
+			leave(errNoVerdict)
+			return d, Outcome{}, errHandedBack
+		}
+		failure := connectors.AsFailure(sendErr)
+		d.History = remember(d.History, Attempt{At: began, Duration: took, Code: max(receipt.Code, failure.Code), Error: bounded(sendErr)})
+		o, verdict := r.decide(d, receipt, sendErr, failure)
+		o.Duration = took
+		leave(verdict)
+		pause := backoff.Stop
+		if o.State == Parked && o.Reason == ReasonTransient && tries < quickTries && failure.Wait == 0 {
+			pause = pauses.NextBackOff()
+		}
+		r.report(in.work, d, o, pause)
+		if pause == backoff.Stop || !sleep(in.take, pause) {
+			return d, o, nil
+		}
+	}
+}
+
+// decide is the one place where the result of a try becomes an outcome. verdict is what the breaker hears: an error only
+// when it speaks against the target and not against this delivery.
+func (r *runner) decide(d Delivery, receipt connectors.Receipt, err error, f connectors.Failure) (o Outcome, verdict error) {
+	switch {
+	case err == nil:
+		return Outcome{State: Delivered, Code: receipt.Code, TargetID: receipt.TargetID, At: now()}, nil
+	case f.Gone:
+		r.pause(ReasonGone, err)
+		o = r.parked(d, ReasonGone, f.Wait)
+	case f.Final:
+		o = Outcome{State: Dead, Reason: ReasonPermanent, At: now()}
+	case r.Retry.spent(d, time.Now()):
+		o, verdict = Outcome{State: Dead, Reason: ReasonExhausted, At: now()}, err
+	default:
+		o, verdict = r.parked(d, ReasonTransient, f.Wait), err
+	}
+	o.Code, o.Error = f.Code, bounded(err)
+	return o, verdict
+}
+
+// parked is the outcome of a failed round.
+func (r *runner) parked(d Delivery, reason string, asked time.Duration) Outcome {
+	at := now()
+	o := Outcome{State: Parked, Reason: reason, At: at, Next: at.Add(r.Retry.wait(d.Parks, asked))}
+	if n := len(d.History); n > 0 {
+		o.Error, o.Code = d.History[n-1].Error, d.History[n-1].Code
+	}
+	return o
+}
+
+// send makes one try within the route's timeout. A connector that panics fails this try and nothing else.
+func (r *runner) send(work context.Context, d connectors.Delivery) (receipt connectors.Receipt, err error) {
+	ctx, cancel := context.WithTimeout(work, r.Timeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("connector of %s panicked: %v", r.To, p)
+		}
+	}()
+	failpoint.Hit("before-send")
+	receipt, err = r.Target.Send(ctx, d)
+	failpoint.Hit("after-send")
+	if err != nil && ctx.Err() != nil && work.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = connectors.WithCode(fmt.Errorf("%s gave no answer within %s (the route's timeout)", r.To, r.Timeout), connectors.AsFailure(err).Code)
+	}
+	return receipt, err
+}
+
+// settle writes an outcome down and goes on trying until it is durable: what the target has must not be sent again because the
+// store was away for a while. Only the end of the hub stops it; then the delivery comes again and bears the same idempotency key.
+func (r *runner) settle(in reach, d Delivery, o Outcome) error {
+	pauses := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	var said string
+	for {
+		err := r.write(in.work, d, o)
+		if err == nil {
+			r.count(d, o)
+			return nil
+		}
+		r.metrics.settleFailures.Inc()
+		if in.work.Err() != nil {
+			return fmt.Errorf("%w; %s of %s on route %s is not written down", errHandedBack, o.State, d.Event.ID, r.Name)
+		}
+		if text := err.Error(); text != said {
+			said = text
+			r.logger.Error("an outcome could not be written; trying on", "event", d.Event.ID, "state", o.State, "error", err)
+		}
+		if !sleep(in.work, pauses.NextBackOff()) {
+			return errHandedBack
+		}
+	}
+}
+
+// write publishes a dead letter's record first: a crash between the two leaves the delivery in the log, and it dies again under
+// the same ID.
+func (r *runner) write(ctx context.Context, d Delivery, o Outcome) error {
+	if o.State == Dead {
+		failpoint.Hit("before-dead-letter")
+		if err := r.log.Publish(DeadTopic(r.Name), deadLetter(ctx, d, o)); err != nil {
+			return fmt.Errorf("append to %s: %w", DeadTopic(r.Name), err)
+		}
+		failpoint.Hit("after-dead-letter")
+	}
+	return r.ledger.Settle(ctx, d, o)
+}
+
+func (r *runner) count(d Delivery, o Outcome) {
+	switch o.State {
+	case Delivered:
+		r.metrics.delivered.Inc()
+		r.metrics.endToEnd.Observe(max(0, time.Since(d.Event.Recorded).Seconds()))
+	case Dead:
+		r.metrics.dead.Inc()
+	case Parked:
+		if o.Reason == ReasonBehind {
+			r.metrics.behind.Inc()
+		} else {
+			r.metrics.parked.Inc()
+		}
+	case Skipped:
+		r.metrics.duplicate.Inc()
+	}
+}
+
+// report writes the one line of an attempt and observes it.
+func (r *runner) report(ctx context.Context, d Delivery, o Outcome, pause time.Duration) {
+	r.metrics.attempts.Observe(o.Duration.Seconds())
+	level, outcome := slog.LevelInfo, string(o.State)
+	if o.State != Delivered {
+		level = slog.LevelWarn
+	}
+	if !r.logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs,
+		slog.String("event", d.Event.ID), slog.String("type", d.Event.Type), slog.String("target", r.To),
+		slog.Int("attempt", d.Attempts), slog.Float64("ms", float64(o.Duration.Microseconds())/1000))
+	if o.Code != 0 {
+		attrs = append(attrs, slog.Int("code", o.Code))
+	}
+	switch {
+	case pause != backoff.Stop:
+		outcome = "failed"
+		attrs = append(attrs, slog.Duration("again_in", pause.Round(time.Millisecond)))
+	case o.State == Parked:
+		attrs = append(attrs, slog.Time("next", o.Next))
+	}
+	attrs = append(attrs, slog.String("outcome", outcome))
+	if o.State != Delivered {
+		attrs = append(attrs, slog.String("reason", o.Reason), slog.String("error", o.Error))
+	}
+	r.logger.LogAttrs(ctx, level, "attempt", attrs...)
+}
+
+// idempotencyKey is what the target sees on every attempt of a delivery. The route is part of it: two routes may carry one event to
+// one target in two shapes. Standard Webhooks forbids points in it (they part what is signed), so an ID that has one is replaced by
+// its fingerprint.
+func idempotencyKey(d Delivery) string {
+	if strings.Contains(d.Event.ID, ".") {
+		return event.Fingerprint([]byte(d.Event.ID)) + ":" + d.Route
+	}
+	return d.Event.ID + ":" + d.Route
+}
+
+func remember(history []Attempt, a Attempt) []Attempt {
+	if len(history) >= HistoryKept {
+		history = history[len(history)-HistoryKept+1:]
+	}
+	// A copy: the slice may be another delivery's picture of the same past.
+	return append(append(make([]Attempt, 0, len(history)+1), history...), a)
+}
+
+// bounded is an error's text fit to be kept: short and without control characters. That it holds no secrets is the connectors' promise.
+func bounded(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := []byte(err.Error())
+	for i, c := range text {
+		if c < 0x20 || c == 0x7f {
+			text[i] = ' '
+		}
+	}
+	if len(text) > maxErrorText {
+		text = append(text[:maxErrorText:maxErrorText], "…"...)
+	}
+	if !utf8.Valid(text) {
+		return string([]rune(string(text)))
+	}
+	return string(text)
+}
+
+// sleep reports whether it slept to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,51 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/tidewire/tidewire/event"
+)
+
+// Intake is the one door into the log: webhooks and pulled records both come through it.
+type Intake struct{ log Log }
+
+// NewIntake returns the door to a log.
+func NewIntake(log Log) *Intake { return &Intake{log: log} }
+
+// Accept appends events of one connection to its topic. It returns nil only when all of them are durable; an event that is
+// in the log already with the same body counts as accepted. An error that has Conflict() bool true
+// says that an event's ID is known with another body.
+func (in *Intake) Accept(ctx context.Context, events ...event.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	source := events[0].Source
+	ms := make([]*message.Message, len(events))
+	for i, e := range events {
+		if e.Source != source {
+			return fmt.Errorf("events of %s and %s in one call", source, e.Source)
+		}
+		if err := e.Validate(); err != nil {
+			return err
+		}
+		ms[i] = encode(ctx, e)
+	}
+	if err := in.log.Publish(EventsTopic(source), ms...); err != nil {
+		return fmt.Errorf("append to %s: %w", EventsTopic(source), err)
+	}
+	return nil
+}
+
+func encode(ctx context.Context, e event.Event) *message.Message {
+	id, attributes, payload := e.Encode()
+	m := message.NewMessageWithContext(ctx, id, payload)
+	m.Metadata = attributes
+	return m
+}
+
+// now is the hub's clock in the form in which it is stored.
+func now() time.Time { return time.Now().UTC() }
