@@ -88,7 +88,7 @@ func (c *Config) checkServer(server Node) Problems {
 		}
 	}
 	if c.Server.TLS != nil {
-		found = append(found, server.Get("tls").unreadable("certificate", "key", "client_ca")...)
+		found = append(found, server.Get("tls").unreadable("certificate", "key")...)
 	}
 	return found
 }

@@ -70,7 +70,7 @@ func (c *Config) Connection(name string) (Connection, bool) {
 }
 
 // Load reads and checks a file; "-" is the standard input. An error is Problems when the file could be read, and
-// then Config holds what could be understood, so that further checks (connectors, expressions) can add their problems
+// then Config holds what could be understood and defaults, so that further checks (connectors, expressions) can add their problems
 // with Join. A Config that came with an error must not be run.
 func Load(path string, o Options) (*Config, error) {
 	var text []byte
@@ -135,6 +135,7 @@ func Parse(name string, text []byte, o Options) (*Config, error) {
 	d, t, found := open(name, text, o)
 	c := &Config{File: name, doc: d}
 	if t == nil {
+		_ = Node{doc: d}.Decode(c) // the defaults; that all else is missing goes without saying
 		return c, Join(found).Err()
 	}
 	root := c.Root()

@@ -284,7 +284,10 @@ func (d *decoder) structure(n Node, v reflect.Value) {
 		field := v.FieldByIndex(s.index)
 		switch {
 		case at >= 0 && (fields[at].Value.Kind() != Null || !d.empty(fields[at].Value, field)):
-			d.value(fields[at].Value, field, s)
+			found := len(d.found)
+			if d.value(fields[at].Value, field, s); len(d.found) > found { // what goes on checking finds a default rather than nothing
+				d.fallback(Node{doc: n.doc, path: fields[at].Value.path}, field, s)
+			}
 		case s.required:
 			missing = append(missing, s)
 		default:

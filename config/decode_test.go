@@ -218,6 +218,13 @@ func TestAPartialConfigComesWithItsProblems(t *testing.T) {
 	if _, ok := errors.AsType[config.Problems](err); !ok {
 		t.Errorf("the error is a %T", err)
 	}
+	for _, text := range []string{"", "{", "log: 1", "log: {level: loud}", "log: !x {}", "log: {level: [a], format: &a json}"} {
+		c, err := config.Parse("c.yaml", []byte(text+"\n"), surroundings())
+		if err == nil {
+			t.Errorf("%q was accepted", text)
+		}
+		equal(t, text, c.Log, config.Log{Level: "info", Format: "text"})
+	}
 }
 
 func TestTheZeroNodeIsHarmless(t *testing.T) {

@@ -58,10 +58,6 @@ func TestDefaultsAreFilledIn(t *testing.T) {
 	equal(t, "listen", c.Server.Listen, ":8080")
 	equal(t, "admin", c.Server.Admin, "127.0.0.1:8081")
 	equal(t, "max_connections", c.Server.MaxConnections, 4096)
-	equal(t, "max_header", c.Server.MaxHeader, 64<<10)
-	equal(t, "header_timeout", c.Server.HeaderTimeout.Std(), 10*time.Second)
-	equal(t, "body_timeout", c.Server.BodyTimeout.Std(), 30*time.Second)
-	equal(t, "idle_timeout", c.Server.IdleTimeout.Std(), 2*time.Minute)
 	equal(t, "shutdown_timeout", c.Server.ShutdownTimeout.Std(), 25*time.Second)
 	equal(t, "data_dir", c.DataDir, config.DefaultDataDir)
 	equal(t, "log", c.Log, config.Log{Level: "info", Format: "text"})
@@ -89,7 +85,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	equal(t, "listen", c.Server.Listen, "0.0.0.0:9090")
 	equal(t, "max_connections", c.Server.MaxConnections, 100)
 	equal(t, "trusted proxy", c.Server.TrustedProxies[1], netip.MustParsePrefix("2001:db8::/32"))
-	equal(t, "tls", *c.Server.TLS, config.TLS{Certificate: "/certs/hub.pem", Key: "/certs/hub.pem", ClientCA: "/certs/hub.pem", MinVersion: "1.3"})
+	equal(t, "tls", *c.Server.TLS, config.TLS{Certificate: "/certs/hub.pem", Key: "/certs/hub.pem", MinVersion: "1.3"})
 	equal(t, "events", c.Retention.Events.Std(), 14*24*time.Hour)
 
 	var names []string

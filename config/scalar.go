@@ -25,8 +25,9 @@ func (d *decoder) scalar(n Node, v reflect.Value, s setting) {
 			d.wrong(n, "a text", `put quotes around it`)
 			return
 		}
-		v.SetString(n.Value())
-		d.listed(n, n.Value(), s)
+		if d.listed(n, n.Value(), s) {
+			v.SetString(n.Value())
+		}
 	case reflect.Bool:
 		if k != Bool {
 			d.wrong(n, "true or false", "write true or false, without quotes")
@@ -141,11 +142,12 @@ func textualFix(t reflect.Type) string {
 }
 
 // listed checks an enum tag.
-func (d *decoder) listed(n Node, value string, s setting) {
+func (d *decoder) listed(n Node, value string, s setting) bool {
 	if len(s.enum) == 0 || slices.Contains(s.enum, value) {
-		return
+		return true
 	}
 	d.wrongText(n, "not one of the values this can have", Suggest(value, "values", s.enum))
+	return false
 }
 
 // within checks a range tag, "low..high"; an empty end is open.

@@ -15,10 +15,6 @@ type Server struct {
 	// TrustedProxies are the networks whose X-Forwarded-For is believed. None by default: the peer's own address counts.
 	TrustedProxies  []netip.Prefix `yaml:"trusted_proxies,one" doc:"Networks of the proxies in front of the hub, whose X-Forwarded-For is believed. Default: none."`
 	MaxConnections  int            `yaml:"max_connections" default:"4096" range:"1..1000000" doc:"How many clients may be connected to the public door at once."`
-	MaxHeader       Size           `yaml:"max_header" default:"64KiB" range:"4KiB..1MiB" doc:"Largest request header, all fields together."`
-	HeaderTimeout   Duration       `yaml:"header_timeout" default:"10s" range:"10ms..10m" doc:"How long a client may take to send the header."`
-	BodyTimeout     Duration       `yaml:"body_timeout" default:"30s" range:"10ms..10m" doc:"How long a client may take to send the whole request."`
-	IdleTimeout     Duration       `yaml:"idle_timeout" default:"2m" range:"10ms..1h" doc:"How long an idle connection is kept for its next request."`
 	ShutdownTimeout Duration       `yaml:"shutdown_timeout" default:"25s" range:"10ms..1h" doc:"How long stopping may take: deliveries in hand are finished until then. Keep it below the 30s after which Kubernetes kills."`
 }
 
@@ -26,7 +22,6 @@ type Server struct {
 type TLS struct {
 	Certificate string `yaml:"certificate,required" doc:"Path of the certificate chain in PEM."`
 	Key         string `yaml:"key,required" doc:"Path of the private key in PEM."`
-	ClientCA    string `yaml:"client_ca" doc:"Path of the authorities in PEM whose client certificates are accepted. Clients without one are still let in; a connection that asks for mtls refuses them."`
 	MinVersion  string `yaml:"min_version" default:"1.2" enum:"1.2|1.3" doc:"Lowest TLS version."`
 }
 

@@ -42,6 +42,10 @@ type Event struct {
 	// Extensions are further CloudEvents attributes: names of lower-case letters and digits,
 	// at most 20 characters; such as "apiversion" (Stripe) and "traceparent". May be nil.
 	Extensions map[string]string
+	// Restated: the provider may send this fact again with another body (attempt counters, numbers of pending webhooks), and so may its API when
+	// it is pulled. The first body accepted stands, and a repeat is no conflict. It is said while the event is accepted and not
+	// encoded.
+	Restated bool
 }
 
 // Names of the attributes as CloudEvents binary mode writes them on Kafka and as Encode returns them.

@@ -57,6 +57,8 @@ func (r *runner) carry(in reach, d Delivery, rec *record) error {
 func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, error) {
 	body, contentType, reason, err := r.shape(in.work, rec)
 	if err != nil {
+		r.logger.Warn("delivery is a dead letter before its first attempt", "event", d.Event.ID, "type", d.Event.Type, "target", r.To,
+			"outcome", Dead, "reason", reason, "error", bounded(err))
 		return d, Outcome{State: Dead, Reason: reason, Error: bounded(err), At: now()}, nil
 	}
 	send := connectors.Delivery{

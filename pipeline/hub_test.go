@@ -50,7 +50,7 @@ func (h *hub) start() {
 		h.t.Fatal(err)
 	}
 	if h.log, err = sqlitelog.Open(h.t.Context(), sqlitelog.Config{
-		DB: h.db, Logger: quiet, Unique: pipeline.Unique, Prepare: pipeline.Prepare,
+		DB: h.db, Logger: quiet, Unique: pipeline.Unique, Same: pipeline.Same, Prepare: pipeline.Prepare,
 	}); err != nil {
 		h.t.Fatal(err)
 	}

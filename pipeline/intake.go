@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -18,7 +19,7 @@ func NewIntake(log Log) *Intake { return &Intake{log: log} }
 
 // Accept appends events of one connection to its topic. It returns nil only when all of them are durable; an event that is
 // in the log already with the same body counts as accepted. An error that has Conflict() bool true
-// says that an event's ID is known with another body.
+// says that an event's ID is known with another body, unless the event is Restated.
 func (in *Intake) Accept(ctx context.Context, events ...event.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -32,12 +33,26 @@ func (in *Intake) Accept(ctx context.Context, events ...event.Event) error {
 		if err := e.Validate(); err != nil {
 			return err
 		}
-		ms[i] = encode(ctx, e)
+		if e.Restated {
+			ms[i] = encode(context.WithValue(ctx, restatedKey{}, true), e)
+		} else {
+			ms[i] = encode(ctx, e)
+		}
 	}
 	if err := in.log.Publish(EventsTopic(source), ms...); err != nil {
 		return fmt.Errorf("append to %s: %w", EventsTopic(source), err)
 	}
 	return nil
+}
+
+type restatedKey struct{}
+
+// Same says whether a message is the stored one again, and not another fact under the same ID.
+func Same(stored, offered *message.Message) bool {
+	if restated, _ := offered.Context().Value(restatedKey{}).(bool); restated {
+		return true
+	}
+	return bytes.Equal(stored.Payload, offered.Payload)
 }
 
 func encode(ctx context.Context, e event.Event) *message.Message {

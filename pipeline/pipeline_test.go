@@ -57,6 +57,14 @@ func TestSameIDWithAnotherBodyIsAConflict(t *testing.T) {
 		}](err); !ok || !c.Conflict() {
 			t.Errorf("got %v, want a conflict", err)
 		}
+		other.Restated = true
+		if err := h.intake.Accept(t.Context(), other, shopEvent("b-1")); err != nil {
+			t.Errorf("a restated fact: %v", err)
+		}
+		eventually(t, "both delivered", func() bool { return h.balance()[pipeline.Delivered] == 2 })
+		if m, err := h.log.Get(t.Context(), pipeline.EventsTopic("shop"), 0); err != nil || string(m.Payload) != string(shopEvent("a-1").Body) {
+			t.Errorf("the first body does not stand: %v %v", m, err)
+		}
 	})
 }
 

@@ -259,6 +259,8 @@ func (r *receiver) Events(c *connectors.Call) ([]event.Event, error) {
 // event reads one event's attributes. Its ID is still as the provider wrote it.
 func (r *receiver) event(c *connectors.Call, in *expression.Input, body []byte) (e event.Event, err error) {
 	e.Source, e.Body, e.Recorded = r.name, body, c.Received
+	// Whoever writes the expression knows the system; the providers whose IDs are known count their attempts in the body, some of them.
+	e.Restated = r.id != nil && !r.id.own
 	if e.ID, err = r.id.text(in); err != nil {
 		return e, err
 	}

@@ -89,7 +89,7 @@ func adyenItem(item map[string]json.RawMessage) (signed, signature string, err e
 	if value == "null" {
 		value = ""
 	}
-	if strings.Trim(strings.TrimPrefix(value, "-"), "0123456789") != "" || strings.HasPrefix(value, `"`) {
+	if strings.Trim(strings.TrimPrefix(value, "-"), "0123456789") != "" {
 		return "", "", refuse(Malformed, "an item's amount.value is not a whole number")
 	}
 	fields := make([]string, 0, 8)

@@ -316,6 +316,7 @@ func forgeAdyen(set func(string, string), body string) {
 		set(field+" with a colon", body[:at]+":"+body[at:])
 		set(field+" a number", strings.Replace(body, `"`+field+`":"`, `"`+field+`":1,"x":"`, 1))
 	}
+	set("fields shifted by a colon", strings.NewReplacer(`"RelayShopECOM"`, `"RelayShopECOM:Order"`, `"Order:77`, `"77`).Replace(body))
 	set("value a text", strings.Replace(body, `"value":2550`, `"value":"2550"`, 1))
 	set("value a fraction", strings.Replace(body, `"value":2550`, `"value":2550.0`, 1))
 	set("value negative", strings.Replace(body, `"value":2550`, `"value":-2550`, 1))
@@ -359,7 +360,7 @@ func forgeRest(t testing.TB, add func(string, func(*signature.Request)), s subje
 	}
 	switch s.name {
 	case "paypal":
-		for _, u := range []string{"http://api.paypal.com/c", "https://paypal.com.evil.example/c", "https://evilpaypal.com/c", "https://api.paypal.com@evil.example/c",
+		for _, u := range []string{"http://api.paypal.com/c", "https://paypal.com.evil.example/c", "https://evilpaypal.com/c", "https://x@api.paypal.com/c", "https://api.paypal.com@evil.example/c",
 			"https://evil.example/.paypal.com", "https://evil.example#.paypal.com", "https://evil.example?.paypal.com", "https://evil.example\\.paypal.com",
 			"https://api.paypal.com:8443/c", "//api.paypal.com/c", "ftp://api.paypal.com/c", "https://api.paypal.com.", "https://evil.example%2f.paypal.com/"} {
 			add("certificate at "+u, func(c *signature.Request) { c.Header.Set("PAYPAL-CERT-URL", u) })
@@ -419,6 +420,12 @@ func forgeMTLS(t testing.TB, add func(string, func(*signature.Request))) {
 		})
 	}
 	present("for servers only", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	long := leaf(t, func(c *x509.Certificate) { c.NotAfter = now.AddDate(20, 0, 0) })
+	add("after the authority's end", func(c *signature.Request) {
+		tls := *c.TLS
+		tls.PeerCertificates = []*x509.Certificate{long}
+		c.TLS, c.At = &tls, now.AddDate(10, 0, 0)
+	})
 	present("expired", func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) })
 	present("not valid yet", func(c *x509.Certificate) { c.NotBefore = now.Add(time.Second) })
 	present("name as subject only", func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = nil, "erp-1.example" })

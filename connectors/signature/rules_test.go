@@ -309,6 +309,14 @@ func TestRepeatedHeader(t *testing.T) {
 	wantCode(t, mollie.Verify(call), signature.Missing)
 }
 
+// Characters that are not base64 are refused as such, before any key is used.
+func TestBraintreeCharacters(t *testing.T) {
+	t.Parallel()
+	v := verifier(t, signature.Settings{Scheme: "braintree", PublicKey: "our_key"})
+	wantCode(t, v.Verify(post("bt_signature=our_key%7C"+strings.Repeat("00", 20)+"&bt_payload=PG5v*")), signature.Malformed)
+	wantCode(t, v.Verify(post("bt_signature=our_key%7C"+strings.Repeat("00", 20)+"&bt_payload=PG5v")), signature.Mismatch)
+}
+
 // During a rotation every secret is accepted, in any order, until the old one's time is over.
 func TestRotation(t *testing.T) {
 	t.Parallel()

@@ -220,7 +220,7 @@ func (t template) feed(w func([]byte), buf []byte, secret string, e *env) []byte
 	return buf
 }
 
-// build returns the whole text. Only for schemes without {secret}.
+// build returns the whole text; {secret} is left out.
 func (t template) build(e *env) []byte {
 	var out []byte
 	t.feed(func(b []byte) { out = append(out, b...) }, nil, "", e)

@@ -57,16 +57,10 @@ func (t *trace) text(v *Verifier, e *env) {
 		return
 	}
 	e.url = e.urls[0]
-	shown, note := v.signed, ""
-	if shown.has(secretPart) {
-		shown, note = nil, ", leaving the secret out"
-		for _, p := range v.signed {
-			if p.kind != secretPart {
-				shown = append(shown, p)
-			}
-		}
+	b, note := v.signed.build(e), "" // build leaves the secret out
+	if v.signed.has(secretPart) {
+		note = ", leaving the secret out"
 	}
-	b := shown.build(e)
 	t.add(true, "signed text", "%s: %d bytes with SHA-256 %x%s; the body is %d bytes with SHA-256 %x",
 		v.signed, len(b), sha256.Sum256(b), note, len(e.c.Body), sha256.Sum256(e.c.Body))
 }

@@ -49,6 +49,7 @@ func (c *connection) Events(call *connectors.Call) ([]event.Event, error) {
 		ID: event.StableID(str(env.id)), Source: c.name, Type: str(env.kind), Recorded: call.Received,
 		ContentType: call.Header.Get("Content-Type"), Body: call.Body,
 		Extensions: make(map[string]string, 4),
+		Restated:   true, // pending_webhooks differs from one retry to the next
 	}
 	if e.ID == "" || e.Type == "" {
 		return nil, errors.New("the body is not a Stripe event: it has no id or no type")

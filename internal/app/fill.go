@@ -32,7 +32,7 @@ func Fill(ctx context.Context, dir, connection, route string, body []byte, n int
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	log, err := sqlitelog.Open(ctx, sqlitelog.Config{DB: db, Logger: quiet, Unique: pipeline.Unique, Prepare: pipeline.Prepare})
+	log, err := sqlitelog.Open(ctx, sqlitelog.Config{DB: db, Logger: quiet, Unique: pipeline.Unique, Same: pipeline.Same, Prepare: pipeline.Prepare})
 	if err != nil {
 		return err
 	}

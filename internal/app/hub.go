@@ -126,7 +126,7 @@ func (h *hub) openStorage(ctx context.Context) error {
 	})
 	h.registry.MustRegister(duplicates, damaged)
 	h.log, err = sqlitelog.Open(ctx, sqlitelog.Config{
-		DB: db, Logger: h.logger, CloseTimeout: h.plan.Config.Server.ShutdownTimeout.Std(), Unique: pipeline.Unique, Prepare: pipeline.Prepare,
+		DB: db, Logger: h.logger, CloseTimeout: h.plan.Config.Server.ShutdownTimeout.Std(), Unique: pipeline.Unique, Same: pipeline.Same, Prepare: pipeline.Prepare,
 		OnDuplicate: func(string, string) { duplicates.Inc() },
 		OnDamage: func(topic string, offset int64, err error) {
 			damaged.Inc()

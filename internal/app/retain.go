@@ -49,8 +49,11 @@ func (h *hub) retainOnce(ctx context.Context) error {
 	if _, _, err := h.log.Retain(ctx, pipeline.HoldsDeadLetters, now.Add(-keep.DeadLetters.Std()), nil); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := h.store.Retain(ctx, now.Add(-keep.Deliveries.Std())); err != nil {
-		errs = append(errs, err)
+	// A record that is held back may be handed out again after a restart, and what was settled around it must not be forgotten before it.
+	if held == 0 {
+		if _, err := h.store.Retain(ctx, now.Add(-keep.Deliveries.Std())); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if _, err := h.store.RetainDead(ctx, now.Add(-keep.DeadLetters.Std())); err != nil {
 		errs = append(errs, err)

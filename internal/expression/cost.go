@@ -157,7 +157,7 @@ func (g *guarded) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 
 // light runs an operation that walks through both values when one of them is small or both are not too large.
 func light(l, r ref.Val, run func(l, r ref.Val) ref.Val) ref.Val {
-	if !scalar(l) && !scalar(r) && false {
+	if !scalar(l) && !scalar(r) && weigh(l)+weigh(r) > maxOperand {
 		return types.WrapErr(errTooLarge)
 	}
 	return run(l, r)

@@ -100,6 +100,41 @@ func TestHostileExpressionsEnd(t *testing.T) {
 	}
 }
 
+// What one operation is given is looked at before it runs.
+func TestOperationsAreBounded(t *testing.T) {
+	t.Parallel()
+	env := mustEnv(t)
+	in := &expression.Input{Body: mustParse(t, hostileBody())}
+	const (
+		large = "a value is too large for this operation"
+		long  = "the text that this makes is longer than 1 MiB"
+		many  = "the list is too long for this operation"
+	)
+	for text, want := range map[string]string{
+		`body.text + body.text`:                 long,
+		`body.text.replace("a", "aa")`:          long,
+		`[body.text, body.text].join()`:         long,
+		`body.many.map(x, "a").join(body.text)`: long,
+		`body.text.split("")`:                   many,
+		`body.many.distinct()`:                  many,
+		`sets.intersects(body.many, body.many)`: many,
+		`lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + [1]`: many,
+		`[body, body] == [body, body]`:                            large,
+		`[body] in [[body, body]]`:                                large,
+		`[body.text, body.text, body.text].reverse()`:             large,
+		`body.text.matches("^(a|b|c|d|e|f|g|h|i|j|k)*$")`:         "the text is too long for this pattern",
+		`[body.text, body.text]`:                                  "the result is larger than 1 MiB",
+		`base64.encode(bytes(body.text))`:                         "the result is larger than 1 MiB",
+		`[1].transformMap(i, x, body.text + string(x)) == {0: 1}`: "",
+	} {
+		p := mustCompile(t, env, text, expression.Any)
+		_, _, err := p.AppendJSON(t.Context(), nil, in)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func hostileBody() string {
 	return `{"many":[` + strings.Repeat("1,", 2999) + `1],"text":"` + strings.Repeat("a", 900_000) + `"}`
 }

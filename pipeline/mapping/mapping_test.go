@@ -120,7 +120,7 @@ func TestNeedsBodyOnlyWhenAnExpressionLooksAtIt(t *testing.T) {
 
 func TestMarkersFromOutsideTheFileAreNotInErrors(t *testing.T) {
 	t.Parallel()
-	_, err := mapping.Compile(env(t), node(t, "  a: ${env:SHOP} +\n"))
+	_, err := mapping.Compile(env(t), node(t, "  a: ${env:SHOP}\n"))
 	if err == nil || strings.Contains(err.Error(), "geheim") {
 		t.Errorf("compile: %v", err)
 	}

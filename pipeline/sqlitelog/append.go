@@ -251,7 +251,7 @@ func (a *appender) compare(conn *zsqlite.Conn, known lookup, p *publication) err
 			a.latest[d.hash] = d
 			continue
 		}
-		if string(stored.Payload) == string(d.msg.Payload) {
+		if a.l.c.Same(stored, d.msg) {
 			d.known = true
 			continue
 		}

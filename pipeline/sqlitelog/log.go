@@ -42,6 +42,9 @@ type Config struct {
 	// Unique says in which topics a UUID is stored once; nil: in none. It must always say the same of a topic. An
 	// empty UUID is never compared.
 	Unique func(topic string) bool
+	// Same says whether a message whose UUID is known in a unique topic is the stored one again; otherwise it is a conflict. nil: when the
+	// payloads are equal.
+	Same func(stored, offered *message.Message) bool
 	// Prepare is called once for each record that comes into memory, before any group sees it. What it puts into the message's
 	// context, every group's copy sees. It must not change anything else. partition is always 0.
 	Prepare func(m *message.Message, topic string, partition int32, offset int64)
@@ -81,6 +84,9 @@ func (c Config) withDefaults() Config {
 	c.NackDelayMax = max(cmp.Or(c.NackDelayMax, 5*time.Second), c.NackDelay)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 10*time.Second)
 	c.recent = cmp.Or(c.recent, recentHashes)
+	if c.Same == nil {
+		c.Same = func(stored, offered *message.Message) bool { return string(stored.Payload) == string(offered.Payload) }
+	}
 	if c.Unique == nil {
 		c.Unique = func(string) bool { return false }
 	}
