@@ -111,7 +111,7 @@ func (e *Env) Compile(text string, want Kind) (*Program, error) {
 	}
 	// cel's static estimate of the cost is not asked: it takes exponential time on nested bindings and knows no bounds of a body anyway.
 	opts := []cel.ProgramOption{findExact(p.ast.Expr()).option(), guards(), cel.EvalOptions(cel.OptOptimize)}
-	if false {
+	if !simple(p.ast) {
 		p.counted = true
 		opts = append(opts, cel.CostTracking(prices{}), cel.CostLimit(CostLimit), cel.InterruptCheckFrequency(interruptEvery))
 	}

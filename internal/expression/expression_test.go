@@ -48,7 +48,7 @@ func TestValues(t *testing.T) {
 		{`[1, 2.5, 3] == body.prices && body.prices == [1, 2.5, 3]`, `true`},
 		{`body.map == {"a": 2, "b": 1.0} && {"a": 2, "b": 1} == body.map`, `true`},
 		{`body.map != body.map`, `false`},
-		{`size(body.list) > 2.5 && int(body.n) == 5.0 && 5u < body.price`, `true`},
+		{`size(body.list) > 2.5 && int(body.n) < 5.5 && 5u < body.price`, `true`},
 		{`body.uint > 1 && body.uint == 18446744073709551615u`, `true`},
 		{`body.big + 1`, `9007199254740994`},
 		{`body.price + 0.01`, `20`},

@@ -109,6 +109,8 @@ func TestOperationsAreBounded(t *testing.T) {
 		large = "a value is too large for this operation"
 		long  = "the text that this makes is longer than 1 MiB"
 		many  = "the list is too long for this operation"
+		// What was refused is charged all the same, or one could ask for it a thousand times.
+		costly = "the expression costs more than its limit"
 	)
 	for text, want := range map[string]string{
 		`body.text + body.text`:                 long,
@@ -116,20 +118,19 @@ func TestOperationsAreBounded(t *testing.T) {
 		`[body.text, body.text].join()`:         long,
 		`body.many.map(x, "a").join(body.text)`: long,
 		`body.text.split("")`:                   many,
-		`body.many.distinct()`:                  many,
-		`sets.intersects(body.many, body.many)`: many,
+		`body.many.distinct()`:                  costly,
+		`sets.intersects(body.many, body.many)`: costly,
 		`lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + lists.range(10000).map(x, 1) + [1]`: many,
-		`[body, body] == [body, body]`:                            large,
-		`[body] in [[body, body]]`:                                large,
-		`[body.text, body.text, body.text].reverse()`:             large,
-		`body.text.matches("^(a|b|c|d|e|f|g|h|i|j|k)*$")`:         "the text is too long for this pattern",
-		`[body.text, body.text]`:                                  "the result is larger than 1 MiB",
-		`base64.encode(bytes(body.text))`:                         "the result is larger than 1 MiB",
-		`[1].transformMap(i, x, body.text + string(x)) == {0: 1}`: "",
+		`[body, body] == [body, body]`:                    large,
+		`[body] in [[body, body]]`:                        large,
+		`[body.text, body.text, body.text].reverse()`:     large,
+		`body.text.matches("^(a|b|c|d|e|f|g|h|i|j|k)*$")`: costly,
+		`[body.text, body.text]`:                          "the result is larger than 1 MiB",
+		`base64.encode(bytes(body.text))`:                 "the result is larger than 1 MiB",
 	} {
 		p := mustCompile(t, env, text, expression.Any)
 		_, _, err := p.AppendJSON(t.Context(), nil, in)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
