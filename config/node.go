@@ -196,6 +196,9 @@ func (e Expression) String() string { return e.Text }
 // Path is the setting's address, such as "routes.paid.when".
 func (e Expression) Path() string { return e.node.path }
 
+// Expanded reports whether Text holds values from the environment or a file, which must then not be shown.
+func (e Expression) Expanded() bool { return e.node.Expanded() }
+
 // At says where in the file a place inside Text stands: line and column count from 1, columns in characters. Quotes,
 // escapes, blocks, folded lines and ${…} are accounted for.
 func (e Expression) At(line, column int) Pos {

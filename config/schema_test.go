@@ -62,7 +62,6 @@ func TestTheSchemaSaysWhatTheDecoderDoes(t *testing.T) {
 	// What the schema can see, it refuses as the decoder does.
 	for _, name := range strings.Fields(`unknown-section unknown-server-key unknown-route-key unknown-retry-key from-misspelt top-level-list section-is-text
 		connections-as-list connection-is-text number-for-text text-for-number quoted-number fraction-for-whole-number mapping-for-list list-for-mapping
-		max-connections-zero size-unknown-unit tls-without-key tls-version-unknown duration-without-unit duration-negative duration-nonsense concurrency-too-high
 		rate-without-unit rate-unknown-unit start-unknown log-level-unknown log-format-unknown no-connections connection-without-connector
 		connection-name-upper-case connection-name-with-dot connection-name-too-long route-name-with-space route-without-from route-without-to
 		retry-jitter-above-one retry-multiplier-below-one retry-attempts-negative sasl-mechanism-unknown secret-is-a-number`) {

@@ -43,6 +43,7 @@ func compile(c config.Route, at config.Node, env *expression.Env, connections ma
 	}
 	problems := []error{r.faces(at, connections)}
 	if !c.When.IsZero() {
+		r.WhenHidden = c.When.Expanded()
 		var err error
 		if r.When, err = env.Compile(c.When.Text, expression.Bool); err != nil {
 			problems = append(problems, problemIn(c.When, err))

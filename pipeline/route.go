@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -24,6 +25,8 @@ type Route struct {
 	From []string
 	// When is the filter; nil lets every event through.
 	When *expression.Program
+	// WhenHidden: the filter's text holds values from outside the file, and errors must not show it.
+	WhenHidden bool
 	// Map shapes the payload; nil sends the event's body byte for byte.
 	Map *mapping.Map
 	// To names the target's connection; Target is that connection.
@@ -115,6 +118,8 @@ func (r *runner) holds(ctx context.Context, rec *record) (bool, error) {
 	return r.When.Bool(ctx, in)
 }
 
+var errHidden = errors.New("the filter failed; it holds values from outside the file (${…}), so it is not shown")
+
 // shape makes the payload. reason says which step failed.
 func (r *runner) shape(ctx context.Context, rec *record) (body []byte, contentType, reason string, err error) {
 	e, err := rec.Event()
@@ -122,6 +127,9 @@ func (r *runner) shape(ctx context.Context, rec *record) (body []byte, contentTy
 		return nil, "", ReasonUndecodable, err
 	}
 	if _, err := r.holds(ctx, rec); err != nil {
+		if r.WhenHidden {
+			err = errHidden
+		}
 		return nil, "", ReasonFilter, fmt.Errorf("when: %w", err)
 	}
 	if r.Map == nil {

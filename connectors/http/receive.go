@@ -78,6 +78,8 @@ type reading struct {
 	program *expression.Program
 	// own: the user wrote it. Where it fails the call is refused; where a scheme's default does, the attribute is taken for absent.
 	own bool
+	// hidden: its text holds values from outside the file, and errors must not show it.
+	hidden bool
 }
 
 // callEnv is made once: it is immutable, and making it costs milliseconds.
@@ -134,7 +136,7 @@ func newReceiver(name string, s ReceiveSettings) (*receiver, error) {
 			problems = append(problems, misspelt(f.own, f.name, err)...)
 			continue
 		}
-		*f.into = &reading{name: f.name, program: p, own: !f.own.IsZero()}
+		*f.into = &reading{name: f.name, program: p, own: !f.own.IsZero(), hidden: f.own.Expanded()}
 		r.needsQuery = r.needsQuery || strings.Contains(text, "query")
 	}
 	if err := problems.Err(); err != nil {
@@ -281,7 +283,7 @@ func (r *receiver) event(c *connectors.Call, in *expression.Input, body []byte) 
 	}
 	t, err := r.time.program.Time(context.Background(), in)
 	if err != nil && r.time.own {
-		return e, fmt.Errorf("time: %w", err)
+		return e, r.time.failure(err)
 	}
 	if err == nil && t.Year() >= 1 && t.Year() <= 9999 && !t.IsZero() {
 		e.Time = t
@@ -300,9 +302,16 @@ func (x *reading) text(in *expression.Input) (string, error) {
 		return s, nil
 	}
 	if x.own {
-		return "", fmt.Errorf("%s: %w", x.name, err)
+		return "", x.failure(err)
 	}
 	return "", nil
+}
+
+func (x *reading) failure(err error) error {
+	if x.hidden {
+		err = errors.New("the expression failed; it holds values from outside the file (${…}), so it is not shown")
+	}
+	return fmt.Errorf("%s: %w", x.name, err)
 }
 
 // maxAttribute bounds an attribute's length in bytes.
