@@ -105,6 +105,9 @@ func (e Event) Validate() error {
 	if e.Time.IsZero() || e.Recorded.IsZero() {
 		return fmt.Errorf("event %s has no time", e.ID)
 	}
+	if !writable(e.Time) || !writable(e.Recorded) {
+		return fmt.Errorf("event %s: a time of it is outside the years 0 to 9999", e.ID)
+	}
 	for name, value := range e.Extensions {
 		if !validExtension(name) {
 			return fmt.Errorf("event %s: extension name %q is not 1 to 20 lower-case letters and digits", e.ID, name)
@@ -204,6 +207,12 @@ func plain(s string) bool {
 		}
 	}
 	return ascii || utf8.ValidString(s)
+}
+
+// writable reports whether RFC 3339 can write t in UTC: its years have four digits.
+func writable(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 0 && year <= 9999
 }
 
 func validExtension(name string) bool {

@@ -65,10 +65,8 @@ func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, 
 		Route: r.Name, Event: d.Event, Body: body, ContentType: contentType,
 		IdempotencyKey: idempotencyKey(d),
 	}
-	var pauses backoff.BackOff = &backoff.StopBackOff{}
-	if d.Parks == 0 && d.Attempts == 0 {
-		pauses = quick()
-	}
+	fresh, since := d.Parks == 0 && d.Attempts == 0, time.Now()
+	var pauses backoff.BackOff // made when it is needed, which is seldom
 	for tries := 1; ; tries++ {
 		leave, err := r.gate.enter(in.take)
 		if err != nil {
@@ -95,7 +93,10 @@ func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, 
 		o.Duration = took
 		leave(verdict)
 		pause := backoff.Stop
-		if o.State == Parked && o.Reason == ReasonTransient && tries < quickTries && failure.Wait == 0 {
+		if fresh && o.State == Parked && o.Reason == ReasonTransient && tries < quickTries && failure.Wait == 0 {
+			if pauses == nil {
+				pauses = quick(time.Since(since))
+			}
 			pause = pauses.NextBackOff()
 		}
 		r.report(in.work, d, o, pause)
@@ -156,9 +157,7 @@ func (r *runner) send(work context.Context, d connectors.Delivery) (receipt conn
 // settle writes an outcome down and goes on trying until it is durable: what the target has must not be sent again because the
 // store was away for a while. Only the end of the hub stops it; then the delivery comes again and bears the same idempotency key.
 func (r *runner) settle(in reach, d Delivery, o Outcome) error {
-	pauses := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMultiplier(2),
-		backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	var pauses backoff.BackOff // made when it is needed, which is seldom
 	var said string
 	for {
 		err := r.write(in.work, d, o)
@@ -173,6 +172,11 @@ func (r *runner) settle(in reach, d Delivery, o Outcome) error {
 		if text := err.Error(); text != said {
 			said = text
 			r.logger.Error("an outcome could not be written; trying on", "event", d.Event.ID, "state", o.State, "error", err)
+		}
+		if pauses == nil {
+			pauses = backoff.NewExponentialBackOff(
+				backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMultiplier(2),
+				backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 		}
 		if !sleep(in.work, pauses.NextBackOff()) {
 			return errHandedBack

@@ -36,6 +36,7 @@ type hub struct {
 	log      *sqlitelog.Log
 	store    *store.Store
 	registry *prometheus.Registry
+	pipeline *pipeline.Pipeline
 	intake   *pipeline.Intake
 	stop     func() error // gracefully: what is under way comes to its end
 	cut      func()       // cuts off what is under way
@@ -69,7 +70,7 @@ func (h *hub) start() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.intake = pipeline.NewIntake(log)
+	h.pipeline, h.intake = p, pipeline.NewIntake(log)
 	work, cut := context.WithCancel(context.Background())
 	take, stopTaking := context.WithCancel(work)
 	ended := make(chan error, 1)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -133,10 +132,7 @@ func (p *Pipeline) Run(take, work context.Context) error {
 func (p *Pipeline) Running() <-chan struct{} { return p.running }
 
 func (p *Pipeline) newRouter(in reach) (*message.Router, error) {
-	// Watermill tells at "info" what is detail to us.
-	quiet := watermill.NewSlogLoggerWithLevelMapping(p.logger.With("component", "router"),
-		map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: p.within}, quiet)
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: p.within}, newRouterLog(p.logger))
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}

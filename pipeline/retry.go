@@ -75,12 +75,15 @@ const (
 	quickFirst  = 100 * time.Millisecond
 )
 
-// quick returns the pauses between the tries of a delivery's first round; backoff.Stop when it is over.
-func quick() *backoff.ExponentialBackOff {
+// quick returns the pauses between the tries of a delivery's first round, which began that long ago; backoff.Stop when it is over.
+func quick(ago time.Duration) backoff.BackOff {
+	if ago >= quickWithin {
+		return &backoff.StopBackOff{}
+	}
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(quickFirst),
 		backoff.WithMultiplier(4),
 		backoff.WithRandomizationFactor(0.2),
-		backoff.WithMaxElapsedTime(quickWithin),
+		backoff.WithMaxElapsedTime(quickWithin-ago),
 	)
 }

@@ -139,12 +139,14 @@ func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat)
 	var begun time.Time
 	for {
 		if len(buf) == cap(buf) {
+			grown := 2 * int64(cap(buf))
 			if cap(buf) >= smallBody {
 				if err := s.take(r.Context(), want); err != nil {
 					return nil, err
 				}
+				grown = want + 1 // its memory is set aside: growing by steps would leave as much again behind as garbage
 			}
-			buf = slices.Grow(buf, int(min(want+1, 2*int64(cap(buf))))-len(buf))
+			buf = slices.Grow(buf, int(min(want+1, grown))-len(buf))
 		}
 		n, err := src.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]

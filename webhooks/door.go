@@ -85,6 +85,11 @@ func (e *Ear) receive(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if isFolded(r) {
+		e.unknown[invalid].Inc()
+		write(w, folded)
+		return
+	}
 	d := e.doors[mux.Vars(r)["connection"]]
 	if d == nil {
 		e.unknown[unsupported].Inc()

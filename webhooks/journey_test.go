@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -114,18 +116,32 @@ func (x vector) verify(t *testing.T) map[string]any {
 	return v
 }
 
+// vectors are the project's own, and the vendors' published ones where they lie beside the module.
+func vectors(t *testing.T) []vector {
+	t.Helper()
+	var all []vector
+	for _, path := range []string{"../connectors/signature/testdata/signed.json", "../../shared/vectors/published.json"} {
+		raw, err := os.ReadFile(path)
+		if len(all) > 0 && errors.Is(err, fs.ErrNotExist) {
+			t.Logf("no published vectors beside the module (%v)", err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var some []vector
+		if err := json.Unmarshal(raw, &some); err != nil || len(some) < 50 {
+			t.Fatalf("%s: %d vectors, %v", path, len(some), err)
+		}
+		all = append(all, some...)
+	}
+	return all
+}
+
 // TestSignedCallsOfEveryProvider posts each vector at a hub that is configured for it.
 func TestSignedCallsOfEveryProvider(t *testing.T) {
 	t.Parallel()
-	raw, err := os.ReadFile("../connectors/signature/testdata/signed.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors []vector
-	if err := json.Unmarshal(raw, &vectors); err != nil || len(vectors) < 50 {
-		t.Fatalf("%d vectors, %v", len(vectors), err)
-	}
-	for _, x := range vectors {
+	for _, x := range vectors(t) {
 		t.Run(x.ID, func(t *testing.T) {
 			t.Parallel()
 			receiver, err := connect(t, "http", map[string]any{"webhook": map[string]any{"verify": x.verify(t)}})
@@ -149,6 +165,12 @@ func TestSignedCallsOfEveryProvider(t *testing.T) {
 				greeted := h.received("vec", "handshake") == 1
 				if a.status < 400 && !greeted || len(h.intake.kept()) != 0 {
 					t.Errorf("a call that is not good: %d %s, %d kept", a.status, a.body, len(h.intake.kept()))
+				}
+				return
+			}
+			if x.Method == http.MethodGet && len(h.intake.kept()) == 0 && h.received("vec", "handshake") == 0 {
+				if a.status != http.StatusMethodNotAllowed { // signed, but no webhook: those are posted
+					t.Errorf("a GET that is no handshake: %d %s", a.status, a.body)
 				}
 				return
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -190,4 +191,28 @@ func ambiguous(ctx context.Context) bool {
 		}
 	}
 	return false
+}
+
+// isFolded reports whether a header of the call that is being handled goes on in the next line. Readers differ in whether they
+// take that for one header, two or none, and no provider writes so. Seen, like ambiguous, where the headers came in one piece.
+func isFolded(r *http.Request) bool {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		return false
+	}
+	// Only what begins as this call does is its head; what came before it may have been the rest of another's body.
+	rest, found := bytes.CutPrefix(c.last, []byte(r.Method))
+	if !found || !bytes.HasPrefix(rest, []byte(" "+r.RequestURI+" ")) {
+		return false
+	}
+	for {
+		_, after, more := bytes.Cut(rest, []byte("\n"))
+		switch {
+		case !more || len(after) == 0 || after[0] == '\n' || after[0] == '\r':
+			return false
+		case after[0] == ' ' || after[0] == '\t':
+			return true
+		}
+		rest = after
+	}
 }

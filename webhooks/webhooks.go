@@ -132,6 +132,7 @@ func (e *Ear) Handler() http.Handler {
 		write(w, noPath)
 	})
 	r.MethodNotAllowedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e.unknown[unsupported].Inc()
 		write(w, problem(http.StatusMethodNotAllowed, "method not allowed", "Allow", "GET, HEAD"))
 	})
 	return r

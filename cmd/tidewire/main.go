@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tidewire/tidewire/config"
 	"github.com/tidewire/tidewire/internal/app"
@@ -48,13 +49,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	strictCompletion(root) // its commands take the output as it is now
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	code := exitCode(err)
 	if !errors.Is(err, errSaid) {
-		fmt.Fprintln(stderr, "tidewire:", err)
+		// That it is the environment is what the exit code says; the person reads what it is.
+		fmt.Fprintln(stderr, "tidewire:", strings.TrimPrefix(strings.TrimRight(err.Error(), "\n"), app.ErrEnvironment.Error()+": "))
 	}
 	return code
 }
@@ -90,35 +93,98 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage or invalid config, 3 environment (port
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       versionLine(),
+		RunE:          help,
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
-	})
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newServe(), newValidate(), newConfig(), newVerify(), newQuickstart(), newBench(), newVersion())
+	root.SetHelpCommand(newHelp(root))
 	return root
 }
 
-// noArgs refuses arguments with a sentence that helps: for the root they are mistyped subcommands.
+// help is what a command does that only has subcommands.
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// newHelp is cobra's help command, but for a word that is no command it fails.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := noArgs(cmd, rest); err != nil {
+				return err
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
+}
+
+// strictCompletion makes cobra's own command refuse what it does not know, as ours do.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args, cmd.RunE = noArgs, help
+		for _, shell := range cmd.Commands() {
+			shell.Args = noArgs
+		}
+	}
+}
+
+// flagError says which flag may have been meant.
+func flagError(cmd *cobra.Command, err error) error {
+	hint := ""
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := config.Near(unknown.GetSpecifiedName(), names); near != "" {
+			hint = "; did you mean --" + near + "?"
+		}
+	}
+	return usageError{fmt.Errorf("%w%s (see '%s --help')", err, hint, cmd.CommandPath())}
+}
+
+// noArgs refuses arguments with a sentence that helps: where there are subcommands they are mistyped ones, and what is a file's name was meant
+// for --config.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	hint := ""
-	if near := cmd.SuggestionsFor(args[0]); cmd.HasSubCommands() && len(near) > 0 {
-		hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+	switch {
+	case cmd.HasSubCommands():
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+		}
+		return usageError{fmt.Errorf("'%s' has no command %q%s (see '%[1]s --help')", cmd.CommandPath(), args[0], hint)}
+	case cmd.Flags().Lookup("config") != nil:
+		hint = "; a config is named with --config " + args[0]
+	case cmd.Flags().Lookup("scheme") != nil:
+		hint = "; the request is read from standard input: < " + args[0]
 	}
-	return usageError{fmt.Errorf("%q is not known to '%s'%s; see '%s --help'", args[0], cmd.CommandPath(), hint, cmd.CommandPath())}
+	return usageError{fmt.Errorf("'%s' takes no arguments, and got %q%s (see '%[1]s --help')", cmd.CommandPath(), args[0], hint)}
 }
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tidewire %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
+}
+
+func versionLine() string {
+	return fmt.Sprintf("tidewire %s %s %s/%s", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // newLogger writes to w as the config's log block says.

@@ -45,6 +45,10 @@ func quickstart(ctx context.Context, path string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	stage, err := stageOf(plan.Config)
+	if err != nil {
+		return err
+	}
 	logPath := filepath.Join(plan.Config.DataDir, "hub.log")
 	if err := os.MkdirAll(plan.Config.DataDir, 0o700); err != nil {
 		return fmt.Errorf("%w: data_dir: %w", app.ErrEnvironment, err)
@@ -53,10 +57,6 @@ func quickstart(ctx context.Context, path string, out io.Writer) (err error) {
 		return fmt.Errorf("%w: %w", app.ErrEnvironment, err)
 	}
 	defer logFile.Close()
-	stage, err := stageOf(plan.Config)
-	if err != nil {
-		return err
-	}
 	office, err := day.OpenBackOffice(stage.officeAddress, stage.officeSecret)
 	if err != nil {
 		return fmt.Errorf("%w: the back office: %w", app.ErrEnvironment, err)

@@ -24,7 +24,9 @@ func newServe() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a hub", Args: noArgs,
-		Long: "Run a hub on a config until it gets SIGTERM or SIGINT, then stop it gracefully. A second signal ends it at once; nothing that was accepted is lost either way.",
+		Long: `Run a hub on a config until it gets SIGTERM or SIGINT, then stop it gracefully: what is under way is finished
+within server.shutdown_timeout. A second signal ends it at once; nothing that was accepted is lost either way.
+It logs to standard error; "hub is ready" says that it takes webhooks, and where.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context(), path, cmd.ErrOrStderr())
 		},
@@ -43,8 +45,9 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 		return err
 	}
 	for _, w := range plan.Warnings {
-		logger.Warn("config", "warning", w.Error())
+		logger.Warn("config", "warning", w.Message, "fix", w.Fix, "setting", w.Path, "at", config.Pos{File: w.File, Line: w.Line, Column: w.Column}.String())
 	}
+	defer tune()()
 	return app.Serve(ctx, plan, app.Options{Version: version, Logger: logger})
 }
 

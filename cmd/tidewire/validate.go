@@ -72,6 +72,9 @@ func validate(path string, asJSON, quiet bool, out io.Writer) error {
 	for _, w := range v.Warnings {
 		fmt.Fprintln(out, "warning:", w.Error())
 	}
+	if path == "-" {
+		path = "standard input"
+	}
 	fmt.Fprintf(out, "%s is valid: %s, %s\n", path, count(v.Connections, "connection"), count(v.Routes, "route"))
 	return nil
 }
@@ -86,7 +89,7 @@ func count(n int, noun string) string {
 func newConfig() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "config", Short: "About config files", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: help,
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of the config, for editors", Args: noArgs,

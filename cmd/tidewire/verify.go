@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,16 +31,65 @@ type verifyFlags struct {
 	asJSON                                                                                         bool
 }
 
+// verifyExample can be pasted into a shell as it is.
+const verifyExample = `  printf 'whsec_example' > secret.txt
+  printf 'POST /in/stripe HTTP/1.1\nStripe-Signature: t=1767225600,v1=66767d6306a1173a1e9c6a7f1a0ffa2b9f613e44c1a02c71704222e753465204\n\n{"id":"evt_1"}' > request.http
+  tidewire verify --scheme stripe --secret-file secret.txt --at 2026-01-01T00:00:00Z < request.http`
+
+// schemeNames are the named schemes in lines that fit a terminal.
+func schemeNames() string {
+	var b strings.Builder
+	width := len("Schemes: ")
+	for i, s := range signature.Schemes() {
+		if i > 0 {
+			b.WriteString(",")
+			width += 2
+		}
+		if width += len(s.Name); width > 105 {
+			b.WriteString("\n")
+			width = len(s.Name)
+		} else if i > 0 {
+			b.WriteString(" ")
+		}
+		b.WriteString(s.Name)
+	}
+	return b.String()
+}
+
+func isTerminal(in io.Reader) bool {
+	file, ok := in.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
+}
+
 func newVerify() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
-		Use: "verify --scheme NAME --secret-file FILE < request", Short: "Explain why a captured webhook is accepted or refused", Args: noArgs,
+		Use: "verify --scheme NAME --secret-file FILE [flags] < request", DisableFlagsInUseLine: true,
+		Short: "Explain why a captured webhook is accepted or refused", Args: noArgs,
 		Long: `Read a captured HTTP request (request line, headers, empty line, body) from standard input, judge its
 signature as the hub would, and say step by step what was found and what would explain a refusal: a missing
-header, the wrong secret, an altered body, a clock. The secret is never printed.`,
-		Example: "  tidewire verify --scheme stripe --secret-file secret.txt --at 2026-01-01T00:00:00Z < request.http",
+header, the wrong secret, an altered body, a clock. The secret is never printed. Exits with 0 when the request
+is accepted and with 1 when it is refused.
+
+Schemes: ` + schemeNames(),
+		Example: verifyExample,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return verify(f, cmd.InOrStdin(), cmd.OutOrStdout())
+			verifier, err := f.verifier()
+			if err != nil {
+				return err
+			}
+			if isTerminal(cmd.InOrStdin()) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "tidewire: reading the request from standard input; end it with Ctrl-D")
+			}
+			return verify(f, verifier, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 	fl := cmd.Flags()
@@ -57,11 +107,7 @@ header, the wrong secret, an altered body, a clock. The secret is never printed.
 	return cmd
 }
 
-func verify(f verifyFlags, in io.Reader, out io.Writer) error {
-	verifier, err := f.verifier()
-	if err != nil {
-		return err
-	}
+func verify(f verifyFlags, verifier *signature.Verifier, in io.Reader, out io.Writer) error {
 	request, err := f.request(in)
 	if err != nil {
 		return err
@@ -73,6 +119,9 @@ func verify(f verifyFlags, in io.Reader, out io.Writer) error {
 		err = e.Encode(x)
 	} else {
 		_, err = io.WriteString(out, x.String())
+		if f.at == "" && (x.Code == signature.Expired || x.Code == signature.Future) {
+			fmt.Fprintln(out, "hint: --at says when a captured request came")
+		}
 	}
 	if err == nil && !x.Accepted {
 		return fmt.Errorf("%w: refused", errSaid)
@@ -82,17 +131,17 @@ func verify(f verifyFlags, in io.Reader, out io.Writer) error {
 
 func (f verifyFlags) verifier() (*signature.Verifier, error) {
 	if f.scheme == "" {
-		return nil, usageError{errors.New("--scheme is needed; 'tidewire verify --help' shows an example")}
+		return nil, usageError{errors.New("--scheme is missing; 'tidewire verify --help' lists the schemes and shows an example")}
 	}
-	secret, err := readTrimmed(f.secretFile)
+	secret, err := readTrimmed("--secret-file", f.secretFile)
 	if err != nil {
 		return nil, err
 	}
-	publicKey, err := readTrimmed(f.publicKeyFile)
+	publicKey, err := readTrimmed("--public-key-file", f.publicKeyFile)
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := readTrimmed(f.certificateFile)
+	certificate, err := readTrimmed("--certificate-file", f.certificateFile)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +156,11 @@ func (f verifyFlags) verifier() (*signature.Verifier, error) {
 	}
 	verifier, err := signature.New(s)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("scheme %s: %w", f.scheme, err)}
+		hint := ""
+		if f.secretFile == "" && f.publicKeyFile == "" && f.certificateFile == "" {
+			hint = " (here: --secret-file, --public-key-file or --certificate-file)"
+		}
+		return nil, usageError{fmt.Errorf("--scheme %s: %w%s", f.scheme, err, hint)}
 	}
 	return verifier, nil
 }
@@ -129,7 +182,9 @@ func (f verifyFlags) request(in io.Reader) (signature.Request, error) {
 	if !found {
 		return signature.Request{}, usageError{errors.New("standard input holds no HTTP request: a request line, headers, an empty line and the body are expected")}
 	}
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(append(bytes.TrimRight(head, "\r\n"), "\r\n\r\n"...))))
+	// A copy: the body lies behind the head in the same memory.
+	head = slices.Concat(bytes.TrimRight(head, "\r\n"), []byte("\r\n\r\n"))
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil {
 		return signature.Request{}, usageError{fmt.Errorf("standard input holds no HTTP request: %w", err)}
 	}
@@ -159,14 +214,14 @@ func parseTime(s string) (time.Time, error) {
 	return t, nil
 }
 
-// readTrimmed reads a file without one line end at its end; no path is no text.
-func readTrimmed(path string) (string, error) {
+// readTrimmed reads the file that a flag names, without one line end at its end; no path is no text.
+func readTrimmed(flag, path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return "", usageError{err}
+		return "", usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
 }

@@ -33,7 +33,8 @@ const maxItems = 10_000
 
 const formType = "application/x-www-form-urlencoded"
 
-// parts takes a call apart. Nothing is parsed when no expression looks at it and the call carries one event.
+// parts takes a call apart. Nothing is made of a body that no expression looks at and that carries one event, but JSON is read all the same: one
+// that two readers may read differently is no fact.
 func (r *receiver) parts(c *connectors.Call) (parts, error) {
 	out := parts{contentType: c.Header.Get("Content-Type")}
 	way := r.scheme.Body
@@ -43,7 +44,7 @@ func (r *receiver) parts(c *connectors.Call) (parts, error) {
 	}
 	needed := r.needsBody()
 	switch {
-	case !needed && !r.many || way == signature.XML:
+	case way == signature.XML || !needed && !r.many && !structured(c.Body):
 		out.each = []part{{text: c.Body}}
 		return out, nil
 	case way == signature.Form:
@@ -111,6 +112,12 @@ func (r *receiver) split(out parts, text []byte, parsed expression.Body, needed 
 		}
 	}
 	return out, nil
+}
+
+// structured reports whether a body may be a JSON object or list.
+func structured(body []byte) bool {
+	first := bytes.TrimLeft(body, " \t\r\n")
+	return len(first) > 0 && (first[0] == '{' || first[0] == '[')
 }
 
 func (r *receiver) readings() []*reading {

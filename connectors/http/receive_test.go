@@ -103,6 +103,10 @@ func TestCallsBecomeEvents(t *testing.T) {
 		"a BOM, nobody looks":       {"{" + open + "}", calling("\xef\xbb\xbf{}"), []seen{{print("\xef\xbb\xbf{}"), "webhook", "", "", "", "\xef\xbb\xbf{}"}}, ""},
 		"a key twice":               {`{` + open + `, id: string(body.id)}`, calling(`{"id":1,"amount":1,"amount":2}`), nil, "twice"},
 		"a key in two cases":        {`{` + open + `, id: string(body.id)}`, calling(`{"id":1,"amount":1,"AMOUNT":2}`), nil, "case"},
+		"a key twice, nobody looks": {"{" + open + "}", calling(`{"id":1,"amount":1,"amount":2}`), nil, "twice"},
+		"a list, nobody looks":      {"{" + open + "}", calling(` [{"a":1,"A":2}]`), nil, "case"},
+		"cut, nobody looks":         {"{" + open + "}", calling(`{"a":1,"a"`), []seen{{print(`{"a":1,"a"`), "webhook", "", "", "", `{"a":1,"a"`}}, ""},
+		"two JSONs, nobody looks":   {"{" + open + "}", calling("{}\n{}\n"), []seen{{print("{}\n{}\n"), "webhook", "", "", "", "{}\n{}\n"}}, ""},
 		"cut short":                 {`{` + open + `, id: string(body.id)}`, calling(`{"id":1,"am`), nil, "JSON"},
 
 		"items": {`{` + open + `, items: data.list, id: body.id}`, calling("{\"x\": [1], \"data\" :{\"more\":{\"list\":[0]},\r\n\"list\" : [ {\"id\" : \"a\"}\t,{\"id\":\"b\",\"t\":\"]},\\\"\"} ]}}"),

@@ -155,22 +155,21 @@ func (t *sender) Send(ctx context.Context, d connectors.Delivery) (connectors.Re
 
 // fields are the headers of one attempt. The ID is the delivery's key, the same on every try; the time is that of the try.
 func (t *sender) fields(f []rest.Field, d *connectors.Delivery, now time.Time) ([]rest.Field, error) {
-	var signed http.Header
+	id, at := false, false
 	if t.signer != nil {
-		var err error
-		if signed, err = t.signer.Sign(signature.SignRequest{ID: d.IdempotencyKey, At: now, Method: t.method, URL: t.url, Body: d.Body}); err != nil {
+		r := signature.SignRequest{ID: d.IdempotencyKey, At: now, Method: t.method, URL: t.url, Body: d.Body}
+		err := t.signer.SignTo(r, func(name, value string) {
+			f = append(f, rest.Field{Name: name, Value: value})
+			id, at = id || name == "Webhook-Id", at || name == "Webhook-Timestamp"
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
-	for name, values := range signed {
-		for _, v := range values {
-			f = append(f, rest.Field{Name: name, Value: v})
-		}
-	}
-	if _, there := signed["Webhook-Id"]; !there {
+	if !id {
 		f = append(f, rest.Field{Name: "Webhook-Id", Value: d.IdempotencyKey})
 	}
-	if _, there := signed["Webhook-Timestamp"]; !there {
+	if !at {
 		f = append(f, rest.Field{Name: "Webhook-Timestamp", Value: strconv.FormatInt(now.Unix(), 10)})
 	}
 	f = append(f, rest.Field{Name: "Idempotency-Key", Value: d.IdempotencyKey})

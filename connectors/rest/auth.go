@@ -49,6 +49,7 @@ func (a *Auth) tokens(c *Client, report Report) *tokens {
 	if u.Scheme != "https" && !loopback(u.Hostname()) {
 		report("auth.token_url", "is not https", "a client secret must not cross a network in the clear")
 	}
+	server.Label = "POST " + u.Scheme + "://" + u.Host // some paths name a customer, or hold a key
 	t := &tokens{
 		via: c.via, server: server, fetch: make(chan struct{}, 1),
 		config: &clientcredentials.Config{

@@ -128,7 +128,7 @@ func TestRebindingNamesDoNotLeadInside(t *testing.T) {
 	inside := listen(t, "127.0.0.1:0")
 	outside := listen(t, "127.0.0.2:"+inside.port())
 	// The name is innocent when it is first asked for (A and AAAA), and stands for the inside from then on.
-	for range 50 {
+	for range 1000 {
 		r := names(func(_ string, n int64) []string {
 			if n <= 2 {
 				return []string{"127.0.0.2"}

@@ -230,8 +230,9 @@ func CheckField(f Field) error {
 // token reports whether s is an RFC 9110 token.
 func token(s string) bool {
 	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && strings.IndexByte("-_.!#$%&'*+^`|~", c) < 0 {
+		switch c := s[i]; {
+		case c|0x20 >= 'a' && c|0x20 <= 'z', c >= '0' && c <= '9', c == '-':
+		case strings.IndexByte("_.!#$%&'*+^`|~", c) < 0:
 			return false
 		}
 	}

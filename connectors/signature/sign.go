@@ -135,31 +135,42 @@ func Sign(s Signing, r SignRequest) (http.Header, error) {
 // Sign returns the headers to send with the call: identity, timestamp and signature, as far as the scheme has them. The error says
 // what the call lacks.
 func (s *Signer) Sign(r SignRequest) (http.Header, error) {
-	v := s.v
 	h := make(http.Header, 3)
+	err := s.SignTo(r, func(name, value string) { h[name] = []string{value} })
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// SignTo gives each header that Sign returns to add, once: name in its canonical form, and value. After an error the call must not be made.
+func (s *Signer) SignTo(r SignRequest, add func(name, value string)) error {
+	v := s.v
 	e := env{c: &Request{Method: r.Method, Body: r.Body}, set: &v.set, url: r.URL}
 	if s.idHeader != "" {
 		if r.ID == "" {
-			return nil, fmt.Errorf("sign: scheme %s sends the message's id in %s, and the call has none", v.scheme.Name, s.idHeader)
+			return fmt.Errorf("sign: scheme %s sends the message's id in %s, and the call has none", v.scheme.Name, s.idHeader)
 		}
 		for _, p := range v.signed {
 			if p.kind == headerPart && p.stop != "" && strings.Contains(r.ID, p.stop) {
-				return nil, fmt.Errorf("sign: the message's id holds %q, which separates it from what follows in the signed text", p.stop)
+				return fmt.Errorf("sign: the message's id holds %q, which separates it from what follows in the signed text", p.stop)
 			}
 			if p.kind == headerPart {
 				e.headers = append(e.headers, pair{p.text, r.ID})
 			}
 		}
-		h[s.idHeader] = []string{r.ID}
+		if s.idHeader != v.ts.header && s.idHeader != v.place.header {
+			add(s.idHeader, r.ID)
+		}
 	}
 	if v.ts.on() {
 		e.ts = v.ts.format(r.At)
-		if v.ts.header != "" {
-			h[v.ts.header] = []string{e.ts}
+		if v.ts.header != "" && v.ts.header != v.place.header {
+			add(v.ts.header, e.ts)
 		}
 	}
-	h[v.place.header] = []string{v.place.format.write(e.ts, s.signatures(&e))}
-	return h, nil
+	add(v.place.header, v.place.format.write(e.ts, s.signatures(&e)))
+	return nil
 }
 
 // signatures makes one for each key.

@@ -121,7 +121,8 @@ func (a *answerer) readiness(ctx context.Context) Readiness {
 	// The answer serves later callers too: it must not depend on this one hanging on.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeWithin)
 	defer cancel()
-	now := Readiness{Ready: true, Version: a.Version, Routes: a.Routes()}
+	// Lists are lists also when they are empty: whoever reads the JSON need not know null.
+	now := Readiness{Ready: true, Version: a.Version, Checks: []CheckResult{}, Routes: append([]RouteState{}, a.Routes()...)}
 	for _, c := range a.Checks {
 		result := CheckResult{Name: c.Name, OK: true}
 		if err := c.Probe(ctx); err != nil {

@@ -50,8 +50,9 @@ var floors = map[string][]string{
 	"internal/app": {"event", "config", "connectors", "connectors/all", "webhooks", "pipeline", "pipeline/sqlitelog", "pipeline/mapping",
 		"internal/expression", "internal/sqlite", "internal/store", "internal/admin"},
 
-	// F5
-	"cmd/tidewire": {"config", "connectors", "connectors/all", "connectors/signature", "internal/app", "internal/load", "internal/load/bench", "internal/load/day"},
+	// F5. The crash tests are tests alone and meet the hub as its users do: as a process.
+	"internal/torture": {},
+	"cmd/tidewire":     {"config", "connectors", "connectors/all", "connectors/signature", "internal/app", "internal/load", "internal/load/bench", "internal/load/day"},
 }
 
 // watermillRooms are the only places that may know Watermill.

@@ -97,7 +97,8 @@ func open(c config.Connection, env connectors.Env) (connectors.Connection, error
 	return known[i].Open(c.Node, env)
 }
 
-// own are the hub's own doors, which no connection may send to. A door on a named host has no address before the name is looked up; it is left out.
+// own are the hub's own doors, which no connection may send to. A door on another named host than localhost has no address before the name is
+// looked up; it is left out.
 func own(s config.Server) []netip.AddrPort {
 	var doors []netip.AddrPort
 	for _, address := range []string{s.Listen, s.Admin} {
@@ -105,11 +106,17 @@ func own(s config.Server) []netip.AddrPort {
 		if err != nil {
 			continue // config has said so
 		}
-		if host == "" {
-			host = "::"
+		hosts := []string{host}
+		switch host {
+		case "":
+			hosts = []string{"::"}
+		case "localhost":
+			hosts = []string{"127.0.0.1", "::1"}
 		}
-		if door, err := netip.ParseAddrPort(net.JoinHostPort(host, port)); err == nil {
-			doors = append(doors, door)
+		for _, h := range hosts {
+			if door, err := netip.ParseAddrPort(net.JoinHostPort(h, port)); err == nil {
+				doors = append(doors, door)
+			}
 		}
 	}
 	return doors

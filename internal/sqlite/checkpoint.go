@@ -10,6 +10,8 @@ import (
 	"time"
 
 	zsqlite "zombiezen.com/go/sqlite"
+
+	"github.com/tidewire/tidewire/internal/failpoint"
 )
 
 // checkpointTick is how often the length of the write-ahead log is looked at while there are writes.
@@ -164,9 +166,11 @@ func checkpoint(conn *zsqlite.Conn) (frames, left int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	failpoint.Hit("before-checkpoint")
 	if _, err := stmt.Step(); err != nil {
 		return 0, 0, err
 	}
+	failpoint.Hit("after-checkpoint")
 	frames = max(0, stmt.ColumnInt(1))
 	left = max(0, frames-stmt.ColumnInt(2))
 	return frames, left, stmt.Reset()

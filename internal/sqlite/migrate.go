@@ -14,6 +14,8 @@ import (
 	_ "modernc.org/sqlite" // the database/sql driver that migrations run through
 	zsqlite "zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/tidewire/tidewire/internal/failpoint"
 )
 
 // Migrate brings the tables of one room up to date: migrations holds goose files (0001_name.sql, …) at its root, and the table
@@ -61,7 +63,9 @@ func (db *DB) migrate(ctx context.Context, conn *zsqlite.Conn, table string, mig
 	case 0:
 		return nil
 	}
+	failpoint.Hit("before-migrate")
 	done, err := p.Up(ctx)
+	failpoint.Hit("after-migrate")
 	if err != nil {
 		return err
 	}

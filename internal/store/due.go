@@ -10,6 +10,7 @@ import (
 
 	zsqlite "zombiezen.com/go/sqlite"
 
+	"github.com/tidewire/tidewire/internal/failpoint"
 	"github.com/tidewire/tidewire/internal/sqlite"
 	"github.com/tidewire/tidewire/pipeline"
 )
@@ -109,6 +110,7 @@ func (s *Store) lease(ctx context.Context, heads []candidate, now, until time.Ti
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("after-lease")
 	for _, number := range taken {
 		s.picture.lease(number, until)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	zsqlite "zombiezen.com/go/sqlite"
+
+	"github.com/tidewire/tidewire/internal/failpoint"
 )
 
 // commitRecords is how many records a group may finish before its place is written without waiting for the next turn.
@@ -140,6 +142,7 @@ func (l *Log) writePlaces(ctx context.Context) error {
 	if len(steps) == 0 {
 		return nil
 	}
+	failpoint.Hit("before-place")
 	err := l.db.Write(ctx, func(conn *zsqlite.Conn) error {
 		for _, s := range steps {
 			if err := s.p.write(conn, s.next); err != nil {
@@ -151,6 +154,7 @@ func (l *Log) writePlaces(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("write the places of groups: %w", err)
 	}
+	failpoint.Hit("after-place")
 	for _, s := range steps {
 		s.p.wrote(s.next)
 	}
