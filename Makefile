@@ -1,4 +1,5 @@
-# Tidewire. `make help` lists what is here. Nothing but Go and make is needed; tools are built once into CACHE.
+# Tidewire. `make help` lists what is here. Nothing but Go and make is needed (and a C compiler for the race detector, which `make test`
+# installs where it may); tools are built once into CACHE.
 
 GO      ?= go
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidewire
@@ -27,9 +28,18 @@ check: ## the everyday tests, under three minutes
 	$(GO) test -short ./...
 
 .PHONY: test
-test: ## every test, with the race detector, and the crash tests
-	$(GO) test -race -timeout 20m ./...
-	$(GO) test -tags failpoints -timeout 10m -run 'Failpoint|Torture' ./internal/torture/...
+test: cc ## every test, with the race detector, the crash tests among them
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+.PHONY: torture
+torture: ## the long crash campaigns: an hour or so, one line of JSON for each fault
+	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h ./internal/torture
+
+.PHONY: cc
+cc: # the race detector needs a C compiler, which a machine with nothing but Go may not have
+	@command -v "$$($(GO) env CC)" >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || { \
+		echo "the race detector needs a C compiler: install gcc, then make again" >&2; exit 1; }
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint with .golangci.yml

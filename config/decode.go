@@ -220,7 +220,7 @@ func (d *decoder) value(n Node, v reflect.Value, s setting) {
 
 // report turns the error of Check or UnmarshalNode into problems at n.
 func (d *decoder) report(n Node, err error) {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // the default asks for what is wrapped
 	case Fault:
 		d.found = append(d.found, n.faulty(e))
 	case Problem, *Problem, Problems:
@@ -283,7 +283,7 @@ func (d *decoder) structure(n Node, v reflect.Value) {
 		at := slices.IndexFunc(fields, func(f Field) bool { return f.Key == s.name })
 		field := v.FieldByIndex(s.index)
 		switch {
-		case at >= 0 && (fields[at].Value.Kind() != Null || !d.empty(fields[at].Value, field)):
+		case at >= 0 && (fields[at].Value.Kind() != Null || !empty(field)):
 			found := len(d.found)
 			if d.value(fields[at].Value, field, s); len(d.found) > found { // what goes on checking finds a default rather than nothing
 				d.fallback(Node{doc: n.doc, path: fields[at].Value.path}, field, s)
@@ -299,7 +299,7 @@ func (d *decoder) structure(n Node, v reflect.Value) {
 		without.omit = known
 		v.FieldByIndex(settings[rest].index).Set(reflect.ValueOf(without))
 	} else {
-		d.unknown(n, fields, known)
+		d.unknown(fields, known)
 	}
 	for _, s := range missing {
 		// A key that is only misspelt is not missing as well.
@@ -320,7 +320,7 @@ func (d *decoder) structure(n Node, v reflect.Value) {
 
 // empty says what a key without a value means: nothing is wrong with an empty section, but a setting that is
 // started and not finished is a mistake.
-func (d *decoder) empty(n Node, v reflect.Value) bool {
+func empty(v reflect.Value) bool {
 	t := v.Type()
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -334,7 +334,7 @@ func (d *decoder) empty(n Node, v reflect.Value) bool {
 	return false
 }
 
-func (d *decoder) unknown(n Node, fields []Field, known []string) {
+func (d *decoder) unknown(fields []Field, known []string) {
 	for _, f := range fields {
 		if !slices.Contains(known, f.Key) {
 			if len(d.found) > mostProblems {

@@ -62,7 +62,7 @@ type settings struct {
 	When    config.Expression `yaml:"when"`
 	Rate    config.Rate       `yaml:"rate" range:"1/s..100/s"`
 	Shout   shout             `yaml:"shout"`
-	derived int
+	derived int               //nolint:unused // it shows that what is not exported is no setting
 	Ignored int
 }
 

@@ -59,6 +59,7 @@ func (d *document) align(t *tree) (at []place, end place, ok bool) {
 		r.advance()
 	case block:
 		r.line, r.col = r.line+1, 0
+	case plainStyle: // begins with its text
 	}
 	end = r.place()
 	gap := t.style == block // white space may be skipped before the next character

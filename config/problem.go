@@ -168,7 +168,7 @@ func Join(errs ...error) Problems {
 }
 
 func flatten(out Problems, err error) Problems {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it unwraps step by step
 	case nil:
 		return out
 	case Problem:

@@ -8,7 +8,7 @@ import (
 // Connection is one configured account of a connector. Everything but its name and connector is the connector's to decode.
 type Connection struct {
 	Name      string `yaml:",name"`
-	Connector string `yaml:"connector,required" doc:"Which kind of system this is; tidewire connectors lists them."`
+	Connector string `yaml:"connector,required" doc:"Which kind of system this is, such as stripe or http."`
 	// Node holds the keys other than connector.
 	Node Node `yaml:",rest"`
 }

@@ -33,8 +33,8 @@ type Log struct {
 
 // Retention says how long things are kept. What a route has not settled yet is kept whatever its age.
 type Retention struct {
-	Events      Duration `yaml:"events" default:"7d" range:"1m..3650d" doc:"How long events stay in the log, to be replayed or read by a new route."`
-	Deliveries  Duration `yaml:"deliveries" default:"30d" range:"1m..3650d" doc:"How long the ledger remembers what became of an event; a repeat that comes within this time is recognised. Not shorter than events."`
+	Events      Duration `yaml:"events" default:"7d" range:"1m..3650d" doc:"How long events stay in the log, to be read by a new route; a repeat that comes within this time is recognised."`
+	Deliveries  Duration `yaml:"deliveries" default:"30d" range:"1m..3650d" doc:"How long the ledger remembers what became of an event. Not shorter than events."`
 	DeadLetters Duration `yaml:"dead_letters" default:"90d" range:"1m..3650d" doc:"How long dead letters can be inspected and replayed."`
 }
 

@@ -32,7 +32,7 @@ func (d Duration) String() string {
 		if n := rest / u.unit; n > 0 {
 			b.WriteString(strconv.FormatInt(int64(n), 10))
 			b.WriteString(u.name)
-			rest -= n * u.unit
+			rest %= u.unit
 		}
 	}
 	if rest > 0 {

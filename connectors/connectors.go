@@ -44,6 +44,8 @@ type Env struct {
 	// Own are the hub's own listeners. Nothing is ever sent to them, also where private addresses are allowed; an unspecified
 	// address stands for every address of this machine. May be nil.
 	Own []netip.AddrPort
+	// Plain says that the hub's public door speaks no TLS itself, so that no call can bring a client certificate.
+	Plain bool
 }
 
 // Connection is one configured account. Beside these methods it implements Receiver or Target or both.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -37,7 +38,11 @@ const maxErrorText = 500
 
 // reach is how long the two steps of a stop leave a delivery: no new try is begun once take has ended, and the one under way is
 // cut off when work ends.
-type reach struct{ take, work context.Context }
+type reach struct {
+	take, work context.Context
+	// lease is the lease of a delivery from Due as it stands; nil for one that comes fresh from the log.
+	lease func() time.Time
+}
 
 // carry brings one delivery to an outcome and writes that down. First tries, retries of parked deliveries and replays all come
 // through here. It returns nil when the outcome is durable, errHandedBack when nothing was tried or written.
@@ -56,6 +61,9 @@ func (r *runner) carry(in reach, d Delivery, rec *record) error {
 // attempt maps and sends until there is an outcome.
 func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, error) {
 	body, contentType, reason, err := r.shape(in.work, rec)
+	if err != nil && in.work.Err() != nil {
+		return d, Outcome{}, errHandedBack // an expression that was cut short says nothing of the event
+	}
 	if err != nil {
 		r.logger.Warn("delivery is a dead letter before its first attempt", "event", d.Event.ID, "type", d.Event.Type, "target", r.To,
 			"outcome", Dead, "reason", reason, "error", bounded(err))
@@ -68,7 +76,7 @@ func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, 
 	fresh, since := d.Parks == 0 && d.Attempts == 0, time.Now()
 	var pauses backoff.BackOff // made when it is needed, which is seldom
 	for tries := 1; ; tries++ {
-		leave, err := r.gate.enter(in.take)
+		leave, err := r.gate.enter(in.take, d.Number != 0)
 		if err != nil {
 			if tries == 1 {
 				return d, Outcome{}, errHandedBack
@@ -91,6 +99,9 @@ func (r *runner) attempt(in reach, d Delivery, rec *record) (Delivery, Outcome, 
 		d.History = remember(d.History, Attempt{At: began, Duration: took, Code: max(receipt.Code, failure.Code), Error: bounded(sendErr)})
 		o, verdict := r.decide(d, receipt, sendErr, failure)
 		o.Duration = took
+		if verdict != nil && d.Attempts > 1 {
+			verdict = errAgain
+		}
 		leave(verdict)
 		pause := backoff.Stop
 		if fresh && o.State == Parked && o.Reason == ReasonTransient && tries < quickTries && failure.Wait == 0 {
@@ -140,11 +151,7 @@ func (r *runner) parked(d Delivery, reason string, asked time.Duration) Outcome 
 func (r *runner) send(work context.Context, d connectors.Delivery) (receipt connectors.Receipt, err error) {
 	ctx, cancel := context.WithTimeout(work, r.Timeout)
 	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("connector of %s panicked: %v", r.To, p)
-		}
-	}()
+	defer caught("connector of "+r.To, &err)
 	failpoint.Hit("before-send")
 	receipt, err = r.Target.Send(ctx, d)
 	failpoint.Hit("after-send")
@@ -154,19 +161,36 @@ func (r *runner) send(work context.Context, d connectors.Delivery) (receipt conn
 	return receipt, err
 }
 
+// caught, deferred, makes an error of a panic: one event must not take the hub down, again at every start. What a panic says beside the runtime's own
+// words may hold anything, so only its type is told.
+func caught(what string, err *error) {
+	switch p := recover().(type) {
+	case nil:
+	case runtime.Error:
+		*err = fmt.Errorf("%s panicked: %w", what, p)
+	default:
+		*err = fmt.Errorf("%s panicked with a %T", what, p)
+	}
+}
+
 // settle writes an outcome down and goes on trying until it is durable: what the target has must not be sent again because the
-// store was away for a while. Only the end of the hub stops it; then the delivery comes again and bears the same idempotency key.
+// store was away for a while. Only the end of the hub stops it, after a last try that the end does not cut short; then the delivery comes
+// again and bears the same idempotency key.
 func (r *runner) settle(in reach, d Delivery, o Outcome) error {
 	var pauses backoff.BackOff // made when it is needed, which is seldom
 	var said string
 	for {
-		err := r.write(in.work, d, o)
+		if in.lease != nil {
+			d.Lease = in.lease()
+		}
+		ending := in.work.Err() != nil
+		err := r.writeWithin(in.work, d, o)
 		if err == nil {
 			r.count(d, o)
 			return nil
 		}
 		r.metrics.settleFailures.Inc()
-		if in.work.Err() != nil {
+		if ending {
 			return fmt.Errorf("%w; %s of %s on route %s is not written down", errHandedBack, o.State, d.Event.ID, r.Name)
 		}
 		if text := err.Error(); text != said {
@@ -178,23 +202,54 @@ func (r *runner) settle(in reach, d Delivery, o Outcome) error {
 				backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMultiplier(2),
 				backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 		}
-		if !sleep(in.work, pauses.NextBackOff()) {
-			return errHandedBack
-		}
+		sleep(in.work, pauses.NextBackOff())
 	}
 }
 
+// lastWrite is how long an outcome that is known when the hub ends may take to be written.
+const lastWrite = 500 * time.Millisecond
+
+// writeWithin writes within work or, when that has ended, within lastWrite.
+func (r *runner) writeWithin(work context.Context, d Delivery, o Outcome) error {
+	if work.Err() == nil {
+		return r.write(work, d, o)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), lastWrite)
+	defer cancel()
+	return r.write(ctx, d, o)
+}
+
 // write publishes a dead letter's record first: a crash between the two leaves the delivery in the log, and it dies again under
-// the same ID.
+// the same ID. A record that the topic will never take (too large with its reason) is no reason to hold up the key: the ledger has it all.
 func (r *runner) write(ctx context.Context, d Delivery, o Outcome) error {
 	if o.State == Dead {
 		failpoint.Hit("before-dead-letter")
-		if err := r.log.Publish(DeadTopic(r.Name), deadLetter(ctx, d, o)); err != nil {
-			return fmt.Errorf("append to %s: %w", DeadTopic(r.Name), err)
+		switch err := r.log.Publish(DeadTopic(r.Name), deadLetter(ctx, d, o)); {
+		case err == nil:
+		case refused(err):
+			r.logger.Error("a dead letter is in the ledger only: its topic does not take it", "event", d.Event.ID, "error", err)
+		default:
+			return err
 		}
 		failpoint.Hit("after-dead-letter")
 	}
 	return r.ledger.Settle(ctx, d, o)
+}
+
+// refused reports whether the log says that a record will never be stored (see Log).
+func refused(err error) bool {
+	large, ok := errors.AsType[interface {
+		error
+		Refused() bool
+	}](err)
+	if ok && large.Refused() {
+		return true
+	}
+	other, ok := errors.AsType[interface {
+		error
+		Conflict() bool
+	}](err)
+	return ok && other.Conflict()
 }
 
 func (r *runner) count(d Delivery, o Outcome) {
@@ -246,14 +301,15 @@ func (r *runner) report(ctx context.Context, d Delivery, o Outcome, pause time.D
 	r.logger.LogAttrs(ctx, level, "attempt", attrs...)
 }
 
-// idempotencyKey is what the target sees on every attempt of a delivery. The route is part of it: two routes may carry one event to
-// one target in two shapes. Standard Webhooks forbids points in it (they part what is signed), so an ID that has one is replaced by
+// idempotencyKey is what the target sees on every attempt of a delivery. The connection is part of it, within which an ID is unique, and so
+// is the route: two routes may carry one event to one target in two shapes. Standard Webhooks forbids points in it (they part what is signed), so an ID that has one is replaced by
 // its fingerprint.
 func idempotencyKey(d Delivery) string {
-	if strings.Contains(d.Event.ID, ".") {
-		return event.Fingerprint([]byte(d.Event.ID)) + ":" + d.Route
+	id := d.Event.ID
+	if strings.Contains(id, ".") {
+		id = event.Fingerprint([]byte(id))
 	}
-	return d.Event.ID + ":" + d.Route
+	return id + ":" + d.Event.Source + ":" + d.Route
 }
 
 func remember(history []Attempt, a Attempt) []Attempt {

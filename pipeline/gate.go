@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/time/rate"
 )
@@ -13,22 +14,28 @@ type gate struct {
 	rest  *rest
 	slots *slots
 	limit *rate.Limiter // nil: none
+	due   atomic.Int32  // parked deliveries that are under way
 
 	mu     sync.Mutex
 	paused string // why the route is paused, until the hub is started again; empty while it runs
 }
 
-// enter waits for everything and returns the function that reports how the try went (see rest.allow).
-func (g *gate) enter(ctx context.Context) (leave func(verdict error), err error) {
+// enter waits for everything and returns the function that reports how the try went (see rest.allow). A parked delivery
+// gets the next slot that comes free: it is older than all that come fresh from the log.
+func (g *gate) enter(ctx context.Context, parked bool) (leave func(verdict error), err error) {
 	for {
 		if err := g.ready(ctx); err != nil {
 			return nil, err
 		}
-		if err := g.slots.take(ctx); err != nil {
+		if err := g.slots.take(ctx, parked); err != nil {
+			return nil, err
+		}
+		if err := g.pace(ctx); err != nil {
+			g.slots.give(false)
 			return nil, err
 		}
 		done, ok := func() (func(error), bool) {
-			// Both may have changed while we waited for the slot.
+			// Both may have changed while we waited for the slot and the rate limit.
 			if g.pausedFor() != "" {
 				return nil, false
 			}
@@ -38,18 +45,25 @@ func (g *gate) enter(ctx context.Context) (leave func(verdict error), err error)
 			g.slots.give(false)
 			continue
 		}
-		if g.limit != nil {
-			if err := g.limit.Wait(ctx); err != nil {
-				done(errNoVerdict)
-				g.slots.give(false)
-				return nil, err
-			}
-		}
 		return func(verdict error) {
 			done(verdict)
 			g.slots.give(verdict == nil)
 		}, nil
 	}
+}
+
+// pace waits for the rate limit. Unlike the limiter's own Wait it does not fail ahead of time when ctx would end before the turn
+// comes: whoever is sent back at once comes again at once.
+func (g *gate) pace(ctx context.Context) error {
+	if g.limit == nil {
+		return nil
+	}
+	turn := g.limit.Reserve()
+	if pause := turn.Delay(); pause > 0 && !sleep(ctx, pause) {
+		turn.Cancel()
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 func (g *gate) ready(ctx context.Context) error {
@@ -78,10 +92,11 @@ func (g *gate) pausedFor() string {
 	return g.paused
 }
 
-// room is how many parked deliveries may be fetched for this route now.
+// room is how many parked deliveries may be fetched for this route now: as many as there are free slots. A route that is
+// always busy with fresh ones gives a quarter of its slots to those that come due.
 func (g *gate) room() int {
 	if g.pausedFor() != "" || g.rest.resting() {
 		return 0
 	}
-	return g.slots.free()
+	return max(g.slots.free(), g.slots.share()-int(g.due.Load()))
 }

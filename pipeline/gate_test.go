@@ -32,6 +32,7 @@ func TestATargetThatNeverAnswersRests(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			rested = rested || h.resting()
 		}
+		h.cut()
 		// Without a rest: 32 tries every ten seconds.
 		if n := tries.Load(); !rested || n > 100 {
 			t.Errorf("rested: %v; %d tries in a minute", rested, n)

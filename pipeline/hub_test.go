@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -45,7 +44,7 @@ type hub struct {
 // start opens everything in h.dir and runs the routes.
 func (h *hub) start() {
 	h.t.Helper()
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	var err error
 	if h.db, err = sqlite.Open(h.t.Context(), sqlite.Options{Path: filepath.Join(h.dir, "hub.db"), Logger: quiet}); err != nil {
 		h.t.Fatal(err)
@@ -94,6 +93,9 @@ func inBubble(t *testing.T, routes []pipeline.Route, test func(t *testing.T, h *
 		h := &hub{t: t, dir: dir, routes: routes}
 		h.start()
 		defer func() {
+			if t.Failed() {
+				h.cut() // what failed may never come to its end
+			}
 			if err := h.stop(); err != nil {
 				t.Error(err)
 			}

@@ -39,10 +39,7 @@ func (in *Intake) Accept(ctx context.Context, events ...event.Event) error {
 			ms[i] = encode(ctx, e)
 		}
 	}
-	if err := in.log.Publish(EventsTopic(source), ms...); err != nil {
-		return fmt.Errorf("append to %s: %w", EventsTopic(source), err)
-	}
-	return nil
+	return in.log.Publish(EventsTopic(source), ms...)
 }
 
 type restatedKey struct{}

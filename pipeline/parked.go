@@ -6,20 +6,65 @@ import (
 	"time"
 )
 
+// hands are the parked deliveries that this hub has in hand, and their leases as they stand.
+type hands struct {
+	mu     sync.Mutex
+	leases map[int64]time.Time
+}
+
+// take notes a delivery that Due has returned. It reports false when the delivery is in hand already: its lease had run out, because its
+// outcome cannot be written, and it must not be sent again beside that.
+func (h *hands) take(d Delivery) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.leases == nil {
+		h.leases = make(map[int64]time.Time)
+	}
+	_, known := h.leases[d.Number]
+	h.leases[d.Number] = d.Lease
+	return !known
+}
+
+// lease is a delivery's lease as it stands.
+func (h *hands) lease(number int64) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.leases[number]
+}
+
+func (h *hands) leave(number int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.leases, number)
+}
+
 const (
 	// dueEvery is how often the store is asked for parked deliveries whose time has come.
 	dueEvery = 200 * time.Millisecond
-	// leaseSpare is how much longer than the longest timeout a lease lasts: the time to get a slot and to write the outcome.
+	// leaseSpare is how much longer than the waiting and the trying a lease lasts: half of it to write the outcome.
 	leaseSpare = time.Minute
+	// longestLease bounds the leases of routes that may hardly ever try.
+	longestLease = 24 * time.Hour
 )
+
+// lease is how long a parked delivery of the route may be out: until a slot is free, the rate limit agrees and the target has answered.
+func (r *runner) lease() time.Duration {
+	d := leaseSpare + 2*r.Timeout
+	if r.PerSecond > 0 {
+		d += time.Duration(min(6/r.PerSecond, longestLease.Seconds()) * float64(time.Second))
+	}
+	return min(d, longestLease)
+}
 
 // retryParked fetches parked deliveries as they come due and carries them, until in.take ends; then it waits for those under way.
 func (p *Pipeline) retryParked(in reach) {
 	var under sync.WaitGroup
 	defer under.Wait()
+	tick := time.NewTicker(dueEvery)
+	defer tick.Stop()
 	lease := leaseSpare
 	for _, r := range p.runners {
-		lease = max(lease, r.Timeout+leaseSpare)
+		lease = max(lease, r.lease())
 	}
 	var said string
 	for {
@@ -36,7 +81,10 @@ func (p *Pipeline) retryParked(in reach) {
 		if more && err == nil {
 			continue
 		}
-		if !sleep(in.take, dueEvery) {
+		select {
+		case <-p.freed:
+		case <-tick.C:
+		case <-in.take.Done():
 			return
 		}
 	}
@@ -63,12 +111,32 @@ func (p *Pipeline) fetchDue(in reach, under *sync.WaitGroup, lease time.Duration
 		r := p.runners[d.Route]
 		room[d.Route]--
 		more = more || room[d.Route] == 0
+		if !p.parked.take(d) {
+			continue
+		}
+		r.gate.due.Add(1)
 		under.Go(func() {
+			left := sync.OnceFunc(func() {
+				p.parked.leave(d.Number)
+				r.gate.due.Add(-1)
+			})
+			defer left()
 			// A try must not begin when the lease might end before its outcome is written.
 			take, cancel := context.WithDeadline(in.take, at.Add(lease-r.Timeout-leaseSpare/2))
 			defer cancel()
-			if err := r.carry(reach{take: take, work: in.work}, d, recordFor(d)); err != nil {
+			current := func() time.Time { return p.parked.lease(d.Number) }
+			if err := r.carry(reach{take: take, work: in.work, lease: current}, d, recordFor(d)); err != nil {
+				d.Lease = current()
 				p.giveBack(in.work, d)
+				return
+			}
+			left()
+			// The next of its key may be due now, and a key that has fallen behind must not catch up at the pace of a clock.
+			if d.Event.Key != "" {
+				select {
+				case p.freed <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}

@@ -4,10 +4,10 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -36,6 +36,8 @@ type Pipeline struct {
 	runners map[string]*runner
 	rests   map[string]*rest // by target
 	running chan struct{}
+	freed   chan struct{} // a parked delivery has been carried: the next of its key may be due
+	parked  hands
 }
 
 // New checks the config and prepares the routes. It does no I/O.
@@ -50,16 +52,21 @@ func New(c Config) (*Pipeline, error) {
 	p := &Pipeline{
 		log: c.Log, ledger: c.Ledger, logger: c.Logger, within: c.CloseTimeout,
 		runners: make(map[string]*runner, len(c.Routes)), rests: make(map[string]*rest), running: make(chan struct{}),
+		freed: make(chan struct{}, 1),
 	}
 	if p.within <= 0 {
 		p.within = time.Minute
+	}
+	longest := make(map[string]time.Duration)
+	for _, r := range c.Routes {
+		longest[r.To] = max(longest[r.To], r.Timeout)
 	}
 	for _, r := range c.Routes {
 		if p.runners[r.Name] != nil {
 			return nil, fmt.Errorf("two routes are named %s", r.Name)
 		}
 		if p.rests[r.To] == nil {
-			p.rests[r.To] = newRest(r.To, p.onRest(r.To, m.breaker.WithLabelValues(r.To)))
+			p.rests[r.To] = newRest(r.To, longest[r.To], p.onRest(r.To, m.breaker.WithLabelValues(r.To)))
 		}
 		p.runners[r.Name] = p.newRunner(r, p.rests[r.To], m.route(r.Name))
 	}
@@ -112,20 +119,29 @@ func (p *Pipeline) Run(take, work context.Context) error {
 	if err != nil {
 		return err
 	}
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	ended := make(chan error, 1)
+	ended, retried := make(chan error, 1), make(chan struct{})
 	// Not take: Watermill would cancel the messages in hand before they are drained.
-	parts.Go(func() { ended <- router.Run(work) })
+	go func() { ended <- router.Run(work) }()
 	select {
 	case <-router.Running():
 	case err := <-ended:
 		return fmt.Errorf("start the routes: %w", err)
 	}
-	parts.Go(func() { p.retryParked(in) })
+	go func() {
+		defer close(retried)
+		p.retryParked(in)
+	}()
 	close(p.running)
 	<-take.Done()
-	return router.Close()
+	late := time.After(p.within)
+	err = router.Close()
+	<-ended
+	select {
+	case <-retried:
+	case <-late:
+		err = errors.Join(err, fmt.Errorf("retries were still under way after %s", p.within))
+	}
+	return err
 }
 
 // Running is closed once every route takes events.

@@ -21,7 +21,7 @@ func TestDeliveredOnceAcrossRestart(t *testing.T) {
 	var seen journal
 	r := route(func(_ context.Context, d connectors.Delivery) (connectors.Receipt, error) {
 		seen.add(d.Event.ID)
-		if d.IdempotencyKey != d.Event.ID+":orders" || d.Attempt != 1 || d.ContentType != "application/json" {
+		if d.IdempotencyKey != d.Event.ID+":shop:orders" || d.Attempt != 1 || d.ContentType != "application/json" {
 			t.Errorf("got %+v", d)
 		}
 		return connectors.Receipt{Code: 200}, nil
@@ -168,7 +168,7 @@ func TestPermanentFailureIsADeadLetterOnTheTopicToo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.UUID != "a-1" || m.Metadata["tidewire_reason"] != pipeline.ReasonPermanent || m.Metadata["tidewire_attempts"] != "1" ||
+		if m.UUID != "shop/a-1" || m.Metadata["tidewire_reason"] != pipeline.ReasonPermanent || m.Metadata["tidewire_attempts"] != "1" ||
 			string(m.Payload) != string(shopEvent("a-1").Body) {
 			t.Errorf("the record is %s %v %s", m.UUID, m.Metadata, m.Payload)
 		}

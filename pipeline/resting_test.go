@@ -13,7 +13,7 @@ import (
 func newTestGate(concurrency int) (*gate, *[]string) {
 	var states []string
 	g := &gate{slots: newSlots(concurrency)}
-	g.rest = newRest("target", func(state string) {
+	g.rest = newRest("target", time.Second, func(state string) {
 		states = append(states, state)
 		if state == "open" {
 			g.slots.restart()
@@ -24,7 +24,7 @@ func newTestGate(concurrency int) (*gate, *[]string) {
 
 // try passes the gate once and reports verdict.
 func try(ctx context.Context, g *gate, verdict error) error {
-	leave, err := g.enter(ctx)
+	leave, err := g.enter(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func TestTargetRestsAndStartsSlowly(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				leave, err := g.enter(t.Context())
+				leave, err := g.enter(t.Context(), false)
 				if err != nil {
 					t.Error(err)
 					return
@@ -160,6 +160,35 @@ func TestPausedRouteTakesNothing(t *testing.T) {
 		}
 		if g.room() != 0 {
 			t.Error("a paused route has room for parked deliveries")
+		}
+	})
+}
+
+// An event that its target cannot take fails again and again: that says nothing about the target.
+func TestRepeatedFailureOfOneDeliveryDoesNotRestTheTarget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, _ := newTestGate(4)
+		for range 10 * restAfterCalls {
+			if err := try(t.Context(), g, errAgain); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if g.rest.resting() {
+			t.Fatal("the target rests although no delivery failed for the first time")
+		}
+		for range restAfterFailures {
+			_ = try(t.Context(), g, errors.New("down"))
+		}
+		// As the probe it counts: there is no other witness.
+		began := time.Now()
+		for range 2 {
+			if err := try(t.Context(), g, errAgain); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := time.Since(began); got < 2*restFor || !g.rest.resting() {
+			t.Errorf("two failing probes took %s, want at least %s, and the target to rest", got, 2*restFor)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"time"
 
@@ -61,7 +62,12 @@ type runner struct {
 func (p *Pipeline) newRunner(r Route, rest *rest, m routeMetrics) *runner {
 	g := &gate{rest: rest, slots: newSlots(r.Concurrency)}
 	if r.PerSecond > 0 {
-		g.limit = rate.NewLimiter(rate.Limit(r.PerSecond), max(1, int(r.PerSecond/10)))
+		burst := max(1, int(r.PerSecond/10))
+		g.limit = rate.NewLimiter(rate.Limit(r.PerSecond), burst)
+		// More than begin within one timeout are never under way; the others would only stand before the limiter, in front of what comes due.
+		if most := r.PerSecond*r.Timeout.Seconds() + float64(burst); most < float64(r.Concurrency) {
+			g.slots = newSlots(int(math.Ceil(most)))
+		}
 	}
 	run := &runner{Route: r, gate: g, log: p.log, ledger: p.ledger, metrics: m, logger: p.logger.With("route", r.Name)}
 	if r.When != nil {
@@ -107,7 +113,8 @@ func (r *runner) match(m *message.Message) bool {
 }
 
 // holds evaluates "when". Its cost limit bounds it more closely than any context.
-func (r *runner) holds(ctx context.Context, rec *record) (bool, error) {
+func (r *runner) holds(ctx context.Context, rec *record) (holds bool, err error) {
+	defer caught("the filter of "+r.Name, &err)
 	if r.When == nil {
 		return true, nil
 	}
@@ -122,6 +129,12 @@ var errHidden = errors.New("the filter failed; it holds values from outside the 
 
 // shape makes the payload. reason says which step failed.
 func (r *runner) shape(ctx context.Context, rec *record) (body []byte, contentType, reason string, err error) {
+	defer func() {
+		if err != nil && reason == "" {
+			reason = ReasonMapping // it panicked
+		}
+	}()
+	defer caught("the map of "+r.Name, &err)
 	e, err := rec.Event()
 	if err != nil {
 		return nil, "", ReasonUndecodable, err
@@ -185,6 +198,7 @@ func deepen(i int) byte {
 
 // admit asks the ledger until it answers: a ledger that is away for a while is no reason to hand records back and forth.
 func (r *runner) admit(in reach, d Delivery) (Standing, error) {
+	var said string
 	for {
 		standing, err := r.ledger.Admit(in.take, d)
 		if err == nil {
@@ -194,7 +208,10 @@ func (r *runner) admit(in reach, d Delivery) (Standing, error) {
 			return Unknown, errHandedBack
 		}
 		r.metrics.settleFailures.Inc()
-		r.logger.Error("the ledger does not answer; trying on", "event", d.Event.ID, "error", err)
+		if text := err.Error(); text != said {
+			said = text
+			r.logger.Error("the ledger does not answer; trying on", "event", d.Event.ID, "error", err)
+		}
 		if !sleep(in.take, time.Second) {
 			return Unknown, errHandedBack
 		}
@@ -211,9 +228,10 @@ func (r *runner) pause(reason string, err error) {
 }
 
 // deadLetter is the record on the route's dead-letter topic: the event as it was, and why it died. Its UUID is the event's
-// ID, so that a repeat after a crash is stored once.
+// connection and ID, so that a repeat after a crash is stored once.
 func deadLetter(ctx context.Context, d Delivery, o Outcome) *message.Message {
 	m := encode(ctx, d.Event)
+	m.UUID = d.Event.Source + "/" + d.Event.ID
 	m.Metadata["tidewire_route"] = d.Route
 	m.Metadata["tidewire_reason"] = o.Reason
 	m.Metadata["tidewire_error"] = o.Error

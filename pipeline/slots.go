@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -12,21 +13,25 @@ type slots struct {
 	all     int // the route's concurrency
 	open    int // how many may be taken now
 	taken   int
-	waiting []chan struct{} // first come, first served
+	waiting []chan struct{} // the first gets the next slot
 }
 
 func newSlots(n int) *slots { return &slots{all: n, open: n} }
 
-// take waits for a slot until ctx ends.
-func (s *slots) take(ctx context.Context) error {
+// take waits for a slot until ctx ends, at the end of the line or before all others.
+func (s *slots) take(ctx context.Context, first bool) error {
 	s.mu.Lock()
-	if s.taken < s.open && len(s.waiting) == 0 {
+	if s.taken < s.open && (first || len(s.waiting) == 0) {
 		s.taken++
 		s.mu.Unlock()
 		return nil
 	}
 	turn := make(chan struct{})
-	s.waiting = append(s.waiting, turn)
+	if first {
+		s.waiting = slices.Insert(s.waiting, 0, turn)
+	} else {
+		s.waiting = append(s.waiting, turn)
+	}
 	s.mu.Unlock()
 	select {
 	case <-turn:
@@ -70,6 +75,13 @@ func (s *slots) free() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return max(0, s.open-s.taken-len(s.waiting))
+}
+
+// share is a quarter of the slots that are open, and at least one.
+func (s *slots) share() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(1, s.open/4)
 }
 
 func (s *slots) serve() {

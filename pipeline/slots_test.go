@@ -18,7 +18,7 @@ func TestSlotsBoundWhatIsTaken(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
-				if err := s.take(t.Context()); err != nil {
+				if err := s.take(t.Context(), false); err != nil {
 					t.Error(err)
 					return
 				}
@@ -46,12 +46,12 @@ func TestSlotsStartSlowlyAfterRestart(t *testing.T) {
 		if got := s.free(); got != want {
 			t.Fatalf("%d slots are free, want %d", got, want)
 		}
-		if err := s.take(t.Context()); err != nil {
+		if err := s.take(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		s.give(true)
 	}
-	if err := s.take(t.Context()); err != nil {
+	if err := s.take(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	s.give(true)
@@ -64,7 +64,7 @@ func TestSlotsDoNotGrowOnFailure(t *testing.T) {
 	t.Parallel()
 	s := newSlots(4)
 	s.restart()
-	if err := s.take(t.Context()); err != nil {
+	if err := s.take(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	s.give(false)
@@ -77,7 +77,7 @@ func TestSlotsLoseNothingToThoseWhoLeave(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlots(1)
-		if err := s.take(t.Context()); err != nil {
+		if err := s.take(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		gone := errors.New("gone")
@@ -85,7 +85,7 @@ func TestSlotsLoseNothingToThoseWhoLeave(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				if err := s.take(ctx); err == nil {
+				if err := s.take(ctx, false); err == nil {
 					s.give(true)
 				} else if !errors.Is(err, gone) {
 					t.Errorf("got %v, want the context's cause", err)

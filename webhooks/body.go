@@ -179,54 +179,50 @@ func trim(buf []byte) []byte {
 	return buf
 }
 
-// expand undoes one content encoding. It stops at the limit, and at maxRatio times what came.
+// expand undoes one content encoding, of at most limit bytes and at most maxRatio times what came. It does so twice: the first time only to count, so that a
+// bomb costs no memory, and an honest body no more than its size.
 func expand(ctx context.Context, wire []byte, encoding string, limit int64, s *seat) ([]byte, error) {
 	limit = min(limit, maxRatio*int64(len(wire)))
-	if limit > smallBody {
-		if err := s.take(ctx, limit); err != nil {
+	src := bytes.NewReader(wire)
+	z, err := inflate(src, wire, encoding)
+	if err != nil {
+		return nil, errCoding
+	}
+	size, err := io.Copy(io.Discard, io.LimitReader(z, limit+1))
+	switch {
+	case size > limit:
+		return nil, errOver
+	case err != nil:
+		return nil, errCoding
+	case src.Len() > 0:
+		// What follows the end was not seen by the signature's maker: the body is not what it seems.
+		return nil, errCoding
+	}
+	if size > smallBody {
+		if err := s.take(ctx, size); err != nil {
 			return nil, err
 		}
 	}
-	src := bytes.NewReader(wire)
-	var z io.Reader
-	var err error
-	switch {
-	case encoding == "gzip":
-		z, err = gzip.NewReader(src)
-	case len(wire) >= 2 && wire[0]&0x0f == 8 && (uint(wire[0])<<8|uint(wire[1]))%31 == 0:
-		z, err = zlib.NewReader(src)
-	default:
-		// Some send the bare stream and call it deflate.
-		z = flate.NewReader(src)
+	body := make([]byte, size)
+	if z, err = inflate(bytes.NewReader(wire), wire, encoding); err == nil {
+		_, err = io.ReadFull(z, body)
 	}
 	if err != nil {
 		return nil, errCoding
 	}
-	buf := make([]byte, 0, min(limit+1, max(firstRead, 4*int64(len(wire)))))
-	for {
-		if int64(len(buf)) > limit {
-			return nil, errOver
-		}
-		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, int(min(limit+1, 2*int64(cap(buf))))-len(buf))
-		}
-		n, err := z.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, errCoding
-		}
+	return body, nil
+}
+
+// inflate reads src, which has the bytes of wire, in their content encoding.
+func inflate(src io.Reader, wire []byte, encoding string) (io.Reader, error) {
+	switch {
+	case encoding == "gzip":
+		return gzip.NewReader(src)
+	case len(wire) >= 2 && wire[0]&0x0f == 8 && (uint(wire[0])<<8|uint(wire[1]))%31 == 0:
+		return zlib.NewReader(src)
 	}
-	if src.Len() > 0 {
-		// What follows the end was not seen by the signature's maker: the body is not what it seems.
-		return nil, errCoding
-	}
-	if int64(len(buf)) > limit {
-		return nil, errOver
-	}
-	return trim(buf), nil
+	// Some send the bare stream and call it deflate.
+	return flate.NewReader(src), nil
 }
 
 // seat is one large body's share of the memory set aside for them.

@@ -39,9 +39,12 @@ type door struct {
 	seconds prometheus.Observer
 	reasons *prometheus.CounterVec
 
-	// warned holds back warnings about refusals: anybody can cause them.
+	// warned holds back warnings about refusals: anybody can cause them. refused counts those since the last.
 	warned  rate.Sometimes
 	refused atomic.Int64
+	// unstored and failures do the same for calls that could not be stored: a full disk meets every call.
+	unstored rate.Sometimes
+	failures atomic.Int64
 }
 
 // warnEvery is how often at most one connection's refusals are warned of; the rest is counted.
@@ -51,7 +54,7 @@ func newDoor(name string, r connectors.Receiver, m metrics) *door {
 	d := &door{
 		name: name, receiver: r, allow: noMethod,
 		results: m.counters(name), seconds: m.seconds.WithLabelValues(name), reasons: m.reasons,
-		warned: rate.Sometimes{Interval: warnEvery},
+		warned: rate.Sometimes{Interval: warnEvery}, unstored: rate.Sometimes{Interval: warnEvery},
 	}
 	d.replier, _ = r.(connectors.Replier)
 	d.greeter, _ = r.(connectors.Greeter)
@@ -98,7 +101,7 @@ func (e *Ear) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
+			if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value is compared as net/http compares it
 				panic(p)
 			}
 			d.results[failed].Inc()
@@ -178,8 +181,11 @@ func (e *Ear) accept(ctx context.Context, d *door, c *connectors.Call, events []
 			"connection", d.name, "remote", c.Remote, "id", events[0].ID, "bytes", len(c.Body))
 		return d.answer(c, connectors.Invalid, overLimit), 1, tooLarge
 	}
-	e.logger.ErrorContext(ctx, "webhook call not stored, its provider is told to send it again",
-		"connection", d.name, "id", events[0].ID, "events", len(events), "error", err)
+	d.failures.Add(1)
+	d.unstored.Do(func() {
+		e.logger.ErrorContext(ctx, "webhook calls not stored, their providers are told to send them again",
+			"connection", d.name, "since_last", d.failures.Swap(0), "id", events[0].ID, "events", len(events), "error", err)
+	})
 	reply := d.answer(c, connectors.Unavailable, e.unavailable)
 	if reply.Status < 300 {
 		// A provider that hears 2xx forgets the event: no connector may promise that for us.

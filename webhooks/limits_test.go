@@ -319,3 +319,22 @@ func TestAHundredOversizedCallsCostLittleMemory(t *testing.T) {
 		t.Errorf("%d kept", n)
 	}
 }
+
+// A bomb is counted, not unpacked. Not parallel: it counts what the process allocates.
+func TestABombCostsNoMemory(t *testing.T) {
+	h := open(t, map[string]connectors.Receiver{"shop": sealed{limits: connectors.Limits{Compressed: true, MaxBody: 16 << 20}}})
+	bomb := gzipped(make([]byte, 64<<20)) // 64 KiB, so that the ratio allows 6 MiB
+	send := func() {
+		if a := h.do(h.request(http.MethodPost, "/in/shop", bytes.NewReader(bomb), "X-Seal", "x", "Content-Encoding", "gzip")); a.status != 413 {
+			t.Errorf("status %d", a.status)
+		}
+	}
+	send() // what is made once
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	send()
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("allocated %d KiB", n>>10)
+	}
+}

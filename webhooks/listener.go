@@ -13,17 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Defaults of ListenerConfig's fields.
-const (
-	DefaultMaxConnections      = 4096
-	DefaultMaxConnectionsPerIP = 512
-)
+// DefaultMaxConnections is the default of ListenerConfig.MaxConnections.
+const DefaultMaxConnections = 4096
 
 // ListenerConfig bounds the connections that are open at one time.
 type ListenerConfig struct {
 	// MaxConnections in all; default 4096. Keep it well below the process's limit of open files.
 	MaxConnections int
-	// MaxConnectionsPerIP from one IPv4 address or one IPv6 /64; default 512. Trusted proxies are exempt.
+	// MaxConnectionsPerIP from one IPv4 address or one IPv6 /64; default half of MaxConnections, so that nobody alone can fill the hub. Trusted proxies are exempt.
 	MaxConnectionsPerIP int
 	// TrustedProxies as in Config.
 	TrustedProxies []netip.Prefix
@@ -37,7 +34,7 @@ func NewListener(l net.Listener, c ListenerConfig) (net.Listener, error) {
 		c.MaxConnections = DefaultMaxConnections
 	}
 	if c.MaxConnectionsPerIP <= 0 {
-		c.MaxConnectionsPerIP = DefaultMaxConnectionsPerIP
+		c.MaxConnectionsPerIP = max(1, c.MaxConnections/2)
 	}
 	refusals := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidewire_connections_refused_total",

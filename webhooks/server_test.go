@@ -274,6 +274,19 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+func TestOneAddressCannotFillTheHub(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil, func(_ *webhooks.Config, l *webhooks.ListenerConfig) { l.MaxConnections, l.MaxConnectionsPerIP = 4, 0 })
+	for i, want := range []bool{true, true, false} {
+		if got := alive(dialFrom(t, "127.0.0.2", h.addr)); got != want {
+			t.Errorf("connection %d from one address is served: %t", i+1, got)
+		}
+	}
+	if !alive(dialFrom(t, "127.0.0.3", h.addr)) {
+		t.Error("another address is not served")
+	}
+}
+
 // witness is a receiver that remembers who called.
 type witness struct {
 	sealed

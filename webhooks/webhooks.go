@@ -28,7 +28,7 @@ import (
 // Defaults of Config's fields.
 const (
 	DefaultMaxBody    = 1 << 20
-	DefaultBodyMemory = 32 << 20
+	DefaultBodyMemory = 16 << 20
 	DefaultRetryAfter = 5 * time.Second
 )
 
@@ -54,7 +54,7 @@ type Config struct {
 	// TrustedProxies are the peers whose X-Forwarded-For is believed. Default: none, the peer is the caller.
 	TrustedProxies []netip.Prefix
 	// BodyMemory bounds, in bytes, what bodies of more than 64 KiB may hold at one time; further large ones wait, small
-	// ones never do. Default 32 MiB.
+	// ones never do. Default 16 MiB.
 	BodyMemory int64
 	// RetryAfter is what a provider is told to wait when its events could not be made durable; whole seconds. Default 5 s.
 	RetryAfter time.Duration

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,20 +24,22 @@ const quickstartConfig = "deploy/quickstart/tidewire.yaml"
 
 func newQuickstart() *cobra.Command {
 	var path string
+	var pace time.Duration
 	cmd := &cobra.Command{
 		Use: "quickstart", Short: "Start a hub and play a day of payments at it", Args: noArgs,
 		Long: `Start a hub and a small back office on this machine and play a day of a shop's payments at them: signed
 Stripe events, one of them twice, one forged, one that cannot be mapped, and a back office that fails and
 recovers. Shows what becomes of each, closes the books, and leaves the hub running until Ctrl-C.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return quickstart(cmd.Context(), path, cmd.OutOrStdout())
+			return quickstart(cmd.Context(), path, pace, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", quickstartConfig, "the quickstart's config file")
+	cmd.Flags().DurationVar(&pace, "pace", 0, "pause between two events (default 250ms: the day takes half a minute)")
 	return cmd
 }
 
-func quickstart(ctx context.Context, path string, out io.Writer) (err error) {
+func quickstart(ctx context.Context, path string, pace time.Duration, out io.Writer) (err error) {
 	var logFile *os.File
 	plan, err := loadPlan(path, func(c config.Log) *slog.Logger {
 		// The terminal is the day's; the hub's own log goes beside its data once there is a folder for it.
@@ -81,7 +84,7 @@ func quickstart(ctx context.Context, path string, out io.Writer) (err error) {
 	fmt.Fprintf(out, "A hub runs on %s: webhooks at http://%s/in/stripe, admin at http://%s, its log in %s\n\n", path, at[0], at[1], logPath)
 	c := day.Config{
 		Hub: at[0].String(), Admin: at[1].String(), Secret: stage.stripeSecret, Office: office,
-		Ledger: stage.ledger, Color: day.Terminal(out),
+		Ledger: stage.ledger, Pace: pace, Color: day.Terminal(out),
 	}
 	books, playErr := day.Play(ctx, out, c)
 	if playErr == nil && len(books.Problems) > 0 {

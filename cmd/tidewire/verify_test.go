@@ -56,7 +56,7 @@ func TestVerify(t *testing.T) {
 				"as it came":       {good, c.secret, "2026-01-01T00:00:00Z", exitOK, []string{"accepted by scheme " + scheme, "ok   comparison"}},
 				"secret with line": {good, c.secret + "\n", "1767225600", exitOK, []string{"accepted"}},
 				"wrong secret":     {good, wrong(c.secret), "1767225600", exitFailed, []string{"FAIL comparison", "(mismatch)", "hint: nothing that usually goes wrong explains it"}},
-				"altered body": {strings.Replace(good, "evt_1", "evt_2", 1), c.secret, "1767225600", exitFailed, []string{"(mismatch)"}},
+				"altered body":     {strings.Replace(good, "evt_1", "evt_2", 1), c.secret, "1767225600", exitFailed, []string{"(mismatch)"}},
 				"line end after the body": {good + "\n", c.secret, "1767225600", exitFailed,
 					[]string{"(mismatch)", "hint: it fits", "line end"}},
 				"body written again": {strings.Replace(good, `": "`, `":"`, 1), c.secret, "1767225600", exitFailed, []string{"(mismatch)", "hint:"}},

@@ -118,8 +118,8 @@ func refused(t testing.TB, s Suite) {
 		}
 		w.named(err, b.Key, b.Name)
 	}
-	if n := w.server.connections(); n > 0 {
-		t.Errorf("opening made %d connections", n)
+	if n, err := w.server.connections(); n > 0 || err != nil {
+		t.Errorf("opening made %d connections (%v)", n, err)
 	}
 }
 

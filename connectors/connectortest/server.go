@@ -43,19 +43,22 @@ type server struct {
 	mu     sync.Mutex
 	now    answer
 	seen   []request
-	conns  int
-	strays int // requests for where a redirect leads
+	conns  map[string]bool // the addresses that have connected
+	heard  *sync.Cond      // of one more
+	strays int             // requests for where a redirect leads
 	sent   int64
 }
 
 func newServer(t testing.TB, s Suite) *server {
-	v := &server{suite: s, now: answer{code: 200}}
+	v := &server{suite: s, now: answer{code: 200}, conns: make(map[string]bool)}
+	v.heard = sync.NewCond(&v.mu)
 	v.Server = httptest.NewUnstartedServer(v)
-	v.Config.ConnState = func(_ net.Conn, st http.ConnState) {
+	v.Config.ConnState = func(c net.Conn, st http.ConnState) {
 		if st == http.StateNew {
 			v.mu.Lock()
-			v.conns++
+			v.conns[c.RemoteAddr().String()] = true
 			v.mu.Unlock()
+			v.heard.Broadcast()
 		}
 	}
 	v.Start()
@@ -83,10 +86,21 @@ func (v *server) requests() []request {
 	return append([]request(nil), v.seen...)
 }
 
-func (v *server) connections() int {
+// connections is how many have been made. A connection is made before the server hears of it, so one of our own is made after all others
+// and waited for: the server hears of them in order.
+func (v *server) connections() (int, error) {
+	own, err := net.Dial("tcp", v.Listener.Addr().String())
+	if err != nil {
+		return 0, err
+	}
+	defer own.Close()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.conns
+	for !v.conns[own.LocalAddr().String()] {
+		v.heard.Wait()
+	}
+	delete(v.conns, own.LocalAddr().String())
+	return len(v.conns), nil
 }
 
 // ServeHTTP implements http.Handler.

@@ -205,7 +205,7 @@ const stamp = "20060102T150405.000000000Z"
 
 // rotate gives the file its final name and removes the oldest beyond keep.
 func (j *journal) rotate(now time.Time) error {
-	to := ""
+	var to string
 	for at := now.UTC(); ; at = at.Add(1) { // never over a file that is there
 		to = j.stem() + at.Format(stamp) + filepath.Ext(j.path)
 		if _, err := os.Lstat(to); gone(err) {

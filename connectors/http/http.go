@@ -74,6 +74,9 @@ func open(n config.Node, env connectors.Env) (connectors.Connection, error) {
 		var err error
 		if r, err = newReceiver(env.Name, *s.Webhook); err != nil {
 			problems = append(problems, placed(n.Get("webhook"), err)...)
+		} else if env.Plain && r.scheme.Name == "mtls" {
+			problems = append(problems, n.Get("webhook").Get("verify").Get("scheme").Problem("client certificates cannot come over a door without TLS, so every call would be refused",
+				"set server.tls; a proxy in front of the hub must pass TLS through"))
 		}
 	}
 	var t *sender

@@ -32,7 +32,7 @@ type ReceiveSettings struct {
 	Subject config.Expression `yaml:"subject" doc:"Expression for what the fact is about. Default: the scheme's, else nothing."`
 	// Items is for calls with many events; each is then an event of its own, with its own bytes as the body.
 	Items     string      `yaml:"items" doc:"Path to the list of events in the body, such as events or data.items, where a call carries several; a dot alone where the body is the list. Default: the scheme's."`
-	MaxBody   config.Size `yaml:"max_body" default:"1MiB" range:"1KiB..64MiB" doc:"The largest call that is taken; a larger one is answered 413."`
+	MaxBody   config.Size `yaml:"max_body" default:"1MiB" range:"1KiB..7MiB" doc:"The largest call that is taken; a larger one is answered 413."`
 	RateLimit config.Rate `yaml:"rate_limit" doc:"How many calls are taken, such as 100/s; no limit when absent. More are answered 429."`
 	// Compressed is off because a small call could then cost much.
 	Compressed bool `yaml:"compressed" doc:"Take calls with Content-Encoding gzip or deflate, expanded up to max_body and at most 100 times; refused otherwise."`
@@ -207,6 +207,7 @@ func (r *receiver) Reply(_ *connectors.Call, v connectors.Verdict) (connectors.R
 		a = r.scheme.Answers.Refused
 	case connectors.Invalid:
 		a = r.scheme.Answers.Invalid
+	case connectors.Conflict, connectors.Unavailable: // no provider has words of its own for these
 	}
 	return reply(a), !a.IsZero()
 }

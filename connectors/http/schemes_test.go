@@ -11,12 +11,16 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tidewire/tidewire/config"
+	"github.com/tidewire/tidewire/connectors"
+	"github.com/tidewire/tidewire/connectors/http"
 	"github.com/tidewire/tidewire/connectors/signature"
 )
 
@@ -138,6 +142,20 @@ func TestEverySchemeIsAWordOfTheConfig(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestClientCertificatesNeedTLS refuses a door that could never open.
+func TestClientCertificatesNeedTLS(t *testing.T) {
+	t.Parallel()
+	webhook := webhookOf(t, newCredentials(t).verify(t, "mtls"))
+	n, err := config.ParseNode("tidewire.yaml", []byte("webhook: "+webhook), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = http.Connector.Open(n, connectors.Env{Name: "shop", Logger: slog.New(slog.DiscardHandler), Plain: true})
+	if err == nil || !strings.Contains(err.Error(), "webhook.verify.scheme") || !strings.Contains(err.Error(), "server.tls") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -175,7 +175,7 @@ func (w *wire) open(ctx context.Context, to hostport) (*conn, error) {
 		c.Conn = t
 	}
 	c.read = bufio.NewReaderSize(c, 4<<10)
-	c.abort = func() { c.SetDeadline(time.Unix(1, 0)) }
+	c.abort = func() { _ = c.SetDeadline(time.Unix(1, 0)) }
 	c.peek = func(fd uintptr) bool {
 		var b [1]byte
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
@@ -287,7 +287,7 @@ func (c *conn) talk(p *prepared) (_ *Response, keep bool, _ error) {
 	c.left = maxHeader
 	werr := c.send(p)
 	// A peer that refuses a large body answers and closes while it is still being written, so its answer counts even then.
-	head, err := c.head(p.method)
+	head, err := c.head(p.method) //nolint:bodyclose // its body is this connection, and keep says what becomes of that
 	if err != nil {
 		if werr != nil {
 			err = werr

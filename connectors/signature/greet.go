@@ -43,6 +43,7 @@ func (v *Verifier) Greet(c Request, verified bool) (a Answer, ok bool) {
 		id, found := strings.CutPrefix(string(c.Body[:min(len(c.Body), 64)]), "webhook_id=")
 		ping := found && id != "" && len(c.Body) < 64 && strings.Trim(id, "0123456789") == ""
 		return Answer{Status: 200}, c.Method == http.MethodPost && ping
+	case NoHandshake:
 	}
 	return a, false
 }

@@ -33,11 +33,11 @@ func object(raw []byte) (map[string]json.RawMessage, error) {
 		if !ok {
 			return nil, errors.New("not JSON")
 		}
-		if fold := strings.ToLower(key); folded[fold] {
+		fold := strings.ToLower(key)
+		if folded[fold] {
 			return nil, errors.New("a key comes twice")
-		} else {
-			folded[fold] = true
 		}
+		folded[fold] = true
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
 			return nil, errors.New("not JSON")

@@ -120,7 +120,7 @@ func (ch *checker) build() *Verifier {
 		v.scheme.Handshake = EchoChallenge
 	}
 	ch.networks(v)
-	ch.url(v)
+	ch.url()
 	ch.unused()
 	switch kind := ch.set.Scheme; kind {
 	case kindHMAC, kindHash, kindEd25519, kindECDSA, kindRSA:
@@ -231,7 +231,7 @@ func (ch *checker) networks(v *Verifier) {
 }
 
 // url checks the public URL of schemes that sign it.
-func (ch *checker) url(v *Verifier) {
+func (ch *checker) url() {
 	needed := strings.Contains(ch.set.Signed+ch.set.AltSigned, "{url}") || ch.set.URLHashClaim != ""
 	if ch.set.PublicURL == "" {
 		if needed {

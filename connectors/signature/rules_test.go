@@ -104,7 +104,7 @@ func TestClockIsSymmetric(t *testing.T) {
 func signedAt(t *testing.T, s subject) time.Time {
 	t.Helper()
 	r := rules(s)
-	text := ""
+	var text string
 	if r.TS.Header != "" {
 		text = s.call.Header.Get(r.TS.Header)
 	} else {

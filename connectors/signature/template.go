@@ -175,6 +175,7 @@ func (e *env) prepare(v *Verifier, form []pair) error {
 					return err
 				}
 				e.urls = spellings(u, v.variants)
+			default: // the other kinds need nothing before the text is made
 			}
 		}
 	}

@@ -225,6 +225,7 @@ func (s *scanner) member(l level, key []byte) error {
 		if string(key) == "id" {
 			keep = &s.env.relatedID
 		}
+	case elsewhere: // nothing there is ours to keep
 	}
 	object := s.i < len(s.b) && s.b[s.i] == '{'
 	if err := s.value(below, freeForm(key)); err != nil {

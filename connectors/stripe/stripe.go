@@ -47,7 +47,7 @@ type Webhook struct {
 	SecretsUntil time.Time       `yaml:"secrets_until,omitempty" doc:"Time (RFC 3339) from which only the first of secrets is good."`
 	Tolerance    config.Duration `yaml:"tolerance,omitempty" default:"5m" range:"1s..24h" doc:"How far a call's timestamp may be from the hub's clock, ahead or behind."`
 	Allow        []string        `yaml:"allow,omitempty" doc:"Addresses and networks that calls may come from; any when absent."`
-	MaxBody      config.Size     `yaml:"max_body,omitempty" default:"1MiB" range:"1KiB..64MiB" doc:"The largest call that is taken; a larger one is answered 413."`
+	MaxBody      config.Size     `yaml:"max_body,omitempty" default:"1MiB" range:"1KiB..7MiB" doc:"The largest call that is taken; a larger one is answered 413."`
 	RateLimit    config.Rate     `yaml:"rate_limit,omitempty" doc:"How many calls are taken, such as 100/s; no limit when absent. More are answered 429 and sent again by Stripe."`
 }
 

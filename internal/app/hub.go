@@ -219,8 +219,10 @@ func (h *hub) run(ctx context.Context) error {
 	select {
 	case <-h.pipeline.Running():
 	case <-piped:
+		stopTaking() // before parts.Wait, which the retention would never let through otherwise
 		return <-failed
 	}
+	h.tellForgotten(work)
 	for i, l := range []net.Listener{h.public, h.private} {
 		parts.Go(func() {
 			if err := h.servers[i].Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -247,7 +249,8 @@ func (h *hub) run(ctx context.Context) error {
 	case err = <-failed:
 		h.logger.Error("hub stops", "error", err)
 	}
-	stopping, cancel := context.WithTimeout(work, grace)
+	// A caller that dawdles may not use up what the deliveries need.
+	stopping, cancel := context.WithTimeout(work, grace/2)
 	defer cancel()
 	// What remains after the grace is cut off; a second more lets it come back.
 	late := time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) })
@@ -261,6 +264,24 @@ func (h *hub) run(ctx context.Context) error {
 	default:
 	}
 	return err
+}
+
+// tellForgotten warns of parked deliveries whose route is not in the config any more: renamed or removed, nobody carries them.
+func (h *hub) tellForgotten(ctx context.Context) {
+	counts, err := h.store.Count(ctx)
+	if err != nil {
+		h.logger.Error("what is parked cannot be counted", "error", err)
+		return
+	}
+	for _, r := range h.plan.Routes {
+		delete(counts, r.Name)
+	}
+	for route, n := range counts {
+		if n.Parked > 0 {
+			h.logger.Warn("deliveries are parked on a route that the config does not have; they are kept until it has one of that name again",
+				"route", route, "parked", n.Parked, "since", n.OldestParked)
+		}
+	}
 }
 
 // stopServing lets calls that are being answered finish, within the context.

@@ -40,7 +40,7 @@ func Load(path string, newLogger func(config.Log) *slog.Logger) (*Plan, error) {
 	logger := newLogger(cfg.Log)
 	p := &Plan{Config: cfg, Connections: make(map[string]connectors.Connection)}
 	for _, c := range cfg.Connections {
-		connection, err := open(c, connectors.Env{Name: c.Name, Logger: logger.With("connection", c.Name), Own: own(cfg.Server)})
+		connection, err := open(c, connectors.Env{Name: c.Name, Logger: logger.With("connection", c.Name), Own: own(cfg.Server), Plain: cfg.Server.TLS == nil})
 		if err != nil {
 			problems = append(problems, err)
 			continue

@@ -30,12 +30,8 @@ func (h *hub) retain(ctx context.Context) {
 func (h *hub) retainOnce(ctx context.Context) error {
 	keep := h.plan.Config.Retention
 	now := time.Now()
-	routes := make([]string, 0, len(h.plan.Routes))
-	for _, r := range h.plan.Routes {
-		routes = append(routes, r.Name)
-	}
 	var errs []error
-	removed, held, err := h.log.Retain(ctx, pipeline.HoldsEvents, now.Add(-keep.Events.Std()), routes)
+	removed, held, err := h.retainEvents(ctx, now.Add(-keep.Events.Std()))
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -59,4 +55,26 @@ func (h *hub) retainOnce(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// retainEvents removes old events connection by connection: only the routes that read a connection now hold what they have not finished. One that
+// read it under an earlier config has left its place there, which would never move on.
+func (h *hub) retainEvents(ctx context.Context, before time.Time) (removed, held int64, err error) {
+	readers := make(map[string][]string) // by topic
+	for _, r := range h.plan.Routes {
+		for _, source := range r.From {
+			topic := pipeline.EventsTopic(source)
+			readers[topic] = append(readers[topic], r.Name)
+		}
+	}
+	var errs []error
+	retain := func(which func(topic string) bool, routes []string) {
+		n, kept, err := h.log.Retain(ctx, which, before, routes)
+		removed, held, errs = removed+n, held+kept, append(errs, err)
+	}
+	for topic, routes := range readers {
+		retain(func(t string) bool { return t == topic }, routes)
+	}
+	retain(func(t string) bool { return pipeline.HoldsEvents(t) && readers[t] == nil }, nil)
+	return removed, held, errors.Join(errs...)
 }

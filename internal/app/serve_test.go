@@ -66,7 +66,7 @@ func TestTheQuickstartCarriesAnEvent(t *testing.T) {
 	if err := v.Verify(signature.Request{Method: http.MethodPost, Header: got.header, Body: []byte(got.body), At: time.Now()}); err != nil {
 		t.Errorf("what the back office got is not signed as it should be: %v", err)
 	}
-	for name, want := range map[string]string{"Idempotency-Key": "evt_1:paid-invoices", "Webhook-Id": "evt_1:paid-invoices", "Ce-Id": "evt_1", "Ce-Type": "invoice.paid"} {
+	for name, want := range map[string]string{"Idempotency-Key": "evt_1:stripe:paid-invoices", "Webhook-Id": "evt_1:stripe:paid-invoices", "Ce-Id": "evt_1", "Ce-Type": "invoice.paid"} {
 		if got := got.header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}

@@ -77,9 +77,8 @@ func snippet(text string, line, column int) string {
 	}
 	r := []rune(strings.TrimRight(lines[line-1], "\r"))
 	const width = 120
-	from := 0
 	if len(r) > width {
-		from = min(max(column-width/2, 0), len(r)-width)
+		from := min(max(column-width/2, 0), len(r)-width)
 		r = r[from : from+width]
 	}
 	return string(r)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	zsqlite "zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/tidewire/tidewire/internal/failpoint"
 )
@@ -24,8 +26,12 @@ const checkpointTick = 25 * time.Millisecond
 // never gets there: what was committed during the copying is left. So when it has grown to several times its
 // size, the writer itself copies the little that is left, between two transactions.
 type checkpointer struct {
-	db    *DB
-	conn  *zsqlite.Conn
+	db   *DB
+	conn *zsqlite.Conn
+	// index is the write-ahead log's index, open for reading as long as any connection of this process is. It must not be closed
+	// before: closing a file lets go of all locks that the process has on it (POSIX), and without SQLite's own locks on the
+	// index another process that merely reads would take the hub for dead and cut the index off under it.
+	index *os.File
 	dirty atomic.Bool
 	// copied is how many frames of the log the last pass found copied. The next pass waits until there are enough new ones, so
 	// that the file is not synced again and again for a few.
@@ -41,7 +47,15 @@ func newCheckpointer(db *DB) (*checkpointer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checkpointer{db: db, conn: conn, quit: make(chan struct{})}, nil
+	// The index is there once a connection has read something.
+	if err := sqlitex.ExecuteTransient(conn, "SELECT 1 FROM sqlite_master LIMIT 1", nil); err != nil {
+		return nil, errors.Join(db.explain("open", err), conn.Close())
+	}
+	index, err := os.Open(db.o.Path + "-shm")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", db.o.Path, err), conn.Close())
+	}
+	return &checkpointer{db: db, conn: conn, index: index, quit: make(chan struct{})}, nil
 }
 
 // wrote is called by the writer after each transaction. When the disk is so slow that the log outgrows the copying, the
@@ -133,13 +147,8 @@ func (c *checkpointer) report(err error) {
 // frames is the number of frames in the log that the next commit would be added to: the field mxFrame of the index's
 // header (https://sqlite.org/walformat.html, part 2), which costs one small read instead of a query.
 func (c *checkpointer) frames() int {
-	f, err := os.Open(c.db.o.Path + "-shm")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
 	var b [4]byte
-	if _, err := f.ReadAt(b[:], 16); err != nil {
+	if _, err := c.index.ReadAt(b[:], 16); err != nil {
 		return 0
 	}
 	return int(binary.NativeEndian.Uint32(b[:]))
@@ -156,7 +165,7 @@ func (c *checkpointer) finish() error {
 	if err != nil && (isFull(err) || c.db.Err() != nil) {
 		err = nil // nothing is lost: the log stays, and the next start reads it
 	}
-	return errors.Join(err, c.conn.Close())
+	return errors.Join(err, c.conn.Close(), c.index.Close())
 }
 
 // checkpoint copies what it can without making anyone wait, and returns the number of frames in the log and of those that

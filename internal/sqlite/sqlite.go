@@ -165,7 +165,7 @@ func (db *DB) open() error {
 		return errors.Join(err, conn.Close())
 	}
 	if db.metrics, err = newMetrics(db, db.o.Metrics); err != nil {
-		return errors.Join(err, db.tide.conn.Close(), conn.Close())
+		return errors.Join(err, db.tide.conn.Close(), db.tide.index.Close(), conn.Close())
 	}
 	db.readers.slots = make(chan *zsqlite.Conn, db.o.Readers)
 	for range db.o.Readers {

@@ -121,7 +121,7 @@ func TestFailingJobIsUndoneAlone(t *testing.T) {
 				return nil
 			})
 			switch {
-			case i%10 == 3 && err != bad:
+			case i%10 == 3 && !errors.Is(err, bad):
 				t.Errorf("job %d: %v, want its own error", i, err)
 			case i%10 == 7 && zsqlite.ErrCode(err) != zsqlite.ResultConstraintPrimaryKey:
 				t.Errorf("job %d: %v, want a constraint", i, err)

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 
 	zsqlite "zombiezen.com/go/sqlite"
@@ -101,6 +102,9 @@ func (db *DB) write(conn *zsqlite.Conn) {
 			next = nil
 			continue
 		}
+		// Whoever can run comes first: some of them are about to write too, and share this transaction instead of waiting for its end.
+		// When nobody can, this takes no time.
+		runtime.Gosched()
 		batch, next = db.transact(conn, append(batch[:0], next))
 		clear(batch)
 		db.tide.wrote()

@@ -89,6 +89,11 @@ func (s *Store) idsOf(ctx context.Context, d pipeline.Delivery) (ids, error) {
 	if i, ok := s.names.Load().find(d); ok {
 		return i, nil
 	}
+	return s.nameAll(ctx, d)
+}
+
+// nameAll is the seldom half of idsOf, apart so that the other has no copy of d on the heap.
+func (s *Store) nameAll(ctx context.Context, d pipeline.Delivery) (ids, error) {
 	s.naming.Lock()
 	defer s.naming.Unlock()
 	if i, ok := s.names.Load().find(d); ok {

@@ -131,7 +131,8 @@ func TestFlippedBitsAreNeverDelivered(t *testing.T) {
 		}
 	}
 	for range 200 {
-		g, what := f, ""
+		g := f
+		var what string
 		if i := rand.IntN(len(f.db) + len(f.wal)); i < len(f.db) {
 			g.db, what = flipped(f.db, i, rand.UintN(8)), fmt.Sprintf("database byte %d", i)
 		} else {

@@ -48,7 +48,7 @@ func TestIdentitiesAreKnownThroughFlushesMergesAndRestarts(t *testing.T) {
 				m := identity(n)
 				m.Payload = []byte("other")
 				if err := l.Publish(topic, m); !isConflict(err) {
-					return fmt.Errorf("identity %d with another payload: %v", n, err)
+					return fmt.Errorf("identity %d with another payload: %w", n, err)
 				}
 				return nil
 			})
