@@ -28,12 +28,17 @@ check: ## the everyday tests, under three minutes
 	$(GO) test -short ./...
 
 .PHONY: test
-test: cc ## every test, with the race detector, the crash tests among them
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+test: cc tools ## every test, with the race detector, the crash tests among them
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/torture)
+	$(GO) test -timeout 20m -parallel 4 ./internal/torture
 
 .PHONY: torture
-torture: ## the long crash campaigns: an hour or so, one line of JSON for each fault
-	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h ./internal/torture
+torture: tools ## the long crash campaigns: an hour or so, one line of JSON for each fault
+	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h -parallel 4 -v -run 'Torture|Failpoint' ./internal/torture
+
+.PHONY: tools
+tools: # strace, which makes fsync fail in the crash tests
+	@deploy/dev/tools
 
 .PHONY: cc
 cc: # the race detector needs a C compiler, which a machine with nothing but Go may not have

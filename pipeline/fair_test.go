@@ -63,7 +63,7 @@ func TestFreshEventsGoOnWhileMuchIsDue(t *testing.T) {
 		seen.add(d.Event.ID)
 		return connectors.Receipt{}, nil
 	})
-	r.Concurrency, r.Retry.Schedule = 4, []time.Duration{time.Hour, time.Hour}
+	r.Concurrency, r.Retry.Schedule = 4, []time.Duration{5 * time.Minute, time.Hour}
 	inBubble(t, []pipeline.Route{r}, func(t *testing.T, h *hub) {
 		for i := range 400 {
 			h.accept(fmt.Sprintf("p%d-1", i))

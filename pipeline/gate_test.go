@@ -45,6 +45,7 @@ func TestNothingPassesTheRateLimitOfARouteThatIsPaused(t *testing.T) {
 	var tries atomic.Int32
 	r := route(func(context.Context, connectors.Delivery) (connectors.Receipt, error) {
 		tries.Add(1)
+		time.Sleep(500 * time.Millisecond) // the others come to wait for the limit meanwhile
 		return connectors.Receipt{}, connectors.Gone(errors.New("410"))
 	})
 	r.PerSecond = 1

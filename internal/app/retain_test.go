@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tidewire/tidewire/config"
@@ -47,6 +48,8 @@ func TestRetentionRemovesWhatIsFinishedOnly(t *testing.T) {
 		<-release
 		return http.StatusOK
 	})
+	released := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(released) // also when the test fails: the target waits for its calls
 	text := strings.Replace(simple(dir, office.URL, ""), "shutdown_timeout: 5s", "shutdown_timeout: 50ms", 1)
 	both := strings.Replace(text, "\nroutes:\n",
 		fmt.Sprintf("\n  slow: {connector: http, url: %q, allow_private: true}\nroutes:\n  behind: {from: stripe, to: slow, timeout: 5m}\n", slow.URL), 1)
@@ -67,7 +70,7 @@ func TestRetentionRemovesWhatIsFinishedOnly(t *testing.T) {
 	if !strings.Contains(log.String(), "because a route has not finished them: the log grows") || strings.Contains(log.String(), "old events removed") {
 		t.Errorf("held back, but the log says:\n%s", log)
 	}
-	close(release)
+	released()
 	again := serve(t, both)
 	for range events + 1 { // one was sent before the stop
 		slow.next(t)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -152,13 +153,15 @@ func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 		<-answer
 		return http.StatusOK
 	})
+	answered := sync.OnceFunc(func() { close(answer) })
+	t.Cleanup(answered) // also when the test fails: the target waits for its calls
 	text := simple(t.TempDir(), office.URL, "")
 	h := serve(t, text)
 	h.post(t, stripeEvent("evt_1", "cus_1"), stripeSecret)
 	<-arrived
 	h.cancel()
 	until(t, "the hub says that it stops", func() bool { return strings.Contains(h.log.String(), "hub is stopping") })
-	close(answer)
+	answered()
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +183,8 @@ func TestStoppingIsBounded(t *testing.T) {
 		<-release
 		return http.StatusOK
 	})
+	released := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(released)
 	text := strings.Replace(simple(t.TempDir(), office.URL, ", timeout: 5m"), "shutdown_timeout: 5s", "shutdown_timeout: 50ms", 1)
 	h := serve(t, text)
 	h.post(t, stripeEvent("evt_1", "cus_1"), stripeSecret)
@@ -187,7 +192,7 @@ func TestStoppingIsBounded(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	close(release)
+	released()
 	serve(t, text)
 	if second := <-keys; second != first {
 		t.Errorf("first sent as %s, then as %s", first, second)

@@ -1,0 +1,264 @@
+package torture
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidewire/tidewire/internal/load"
+)
+
+func TestTortureHealthyTargetsGoOn(t *testing.T) {
+	t.Parallel()
+	must(t, healthyTargets(t, hub))
+}
+
+// healthyTargets: of four targets on one connection one fails and one never answers; the others get everything.
+func healthyTargets(t *testing.T, bin string) []string {
+	t.Helper()
+	const routes = `routes:
+  one: {from: stripe, to: one}
+  two: {from: stripe, to: two}
+  bad: {from: stripe, to: bad, timeout: 1s}
+  mute: {from: stripe, to: mute, timeout: 1s}
+`
+	events := rounds(500, 2000, 20_000)
+	var took [2]time.Duration
+	var faults []string
+	for i, rules := range []map[string]load.Rule{
+		{"/one": {}, "/two": {}, "/bad": {}, "/mute": {}},
+		{"/one": {}, "/two": {}, "/bad": {Fail: 1 << 20}, "/mute": {Tarpit: true}},
+	} {
+		b := newBed(t, bin, rules, connections("one", "two", "bad", "mute")+routes)
+		child := b.start()
+		g := b.generator("w")
+		g.Events = events
+		began := time.Now()
+		sent := b.post(g)
+		bound, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		if err := b.sink.Wait(bound, int64(2*events), 10*time.Second, "/one", "/two"); err != nil {
+			b.fault("healthy targets: %v", err)
+		}
+		cancel()
+		took[i] = time.Since(began)
+		b.check(sent, "/one", 0)
+		b.check(sent, "/two", 0)
+		if i == 1 {
+			if !await(t, 20*time.Second, func() bool {
+				_, body, err := b.get("http://" + b.admin + "/readyz")
+				return err == nil && strings.Contains(body, `"resting"`)
+			}) {
+				b.fault("/readyz never lists a resting route")
+			}
+			child.Kill() // what the bad ones did not get is not what this is about
+		} else {
+			b.drained(20*time.Second, "one", "two", "bad", "mute")
+			b.stop(child)
+		}
+		faults = append(faults, b.faults...)
+	}
+	if took[1] > 5*took[0]+3*time.Second {
+		faults = append(faults, fmt.Sprintf("healthy targets took %s beside bad ones, %s without", took[1], took[0]))
+	}
+	tell(t, "two of four targets bad", 1, "throughput of the healthy", fmt.Sprintf("%.2f", took[0].Seconds()/took[1].Seconds()))
+	return faults
+}
+
+func TestTortureHostileTargets(t *testing.T) {
+	t.Parallel()
+	must(t, hostileTargets(t, hub, 1<<30))
+}
+
+// hostileTargets answer with bodies without end, cut connections, or say nothing. The hub stays small and in time, and the healthy target
+// gets everything.
+func hostileTargets(t *testing.T, bin string, huge int64) []string {
+	t.Helper()
+	b := newBed(t, bin, map[string]load.Rule{
+		"/good": {}, "/huge": {HugeBody: huge}, "/mute": {Tarpit: true}, "/cut": {Fail: 1, Reset: true},
+	}, connections("good", "huge", "mute", "cut")+`routes:
+  good: {from: stripe, to: good}
+  huge: {from: stripe, to: huge, timeout: 2s, concurrency: 4}
+  mute: {from: stripe, to: mute, timeout: 1s}
+  cut: {from: stripe, to: cut, retry: {initial: 100ms, multiplier: 1, max_interval: 100ms}}
+`)
+	child := b.start()
+	idle, err := child.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := b.generator("x")
+	g.Events = rounds(200, 1000, 5000)
+	sent := b.post(g)
+	b.drained(30*time.Second, "good", "huge")
+	b.check(sent, "/good", 0)
+	v := load.Check(sent, b.sink.Receipts("/huge"), load.Expect{})
+	if v.Lost > 0 || v.Altered > 0 {
+		b.fault("/huge: %s", v)
+	}
+	peak, err := child.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grown := (peak.Peak - idle.RSS) >> 20
+	tell(t, "1 GiB answers, tarpits, resets", 1, "memory grown MiB", grown)
+	if grown > 96 {
+		b.fault("the hub grew by %d MiB", grown)
+	}
+	slowest := 0.0
+	for _, m := range regexp.MustCompile(`msg=attempt .*target=mute .* ms=([0-9.]+) `).FindAllStringSubmatch(b.everything(), -1) {
+		ms, _ := strconv.ParseFloat(m[1], 64)
+		slowest = math.Max(slowest, ms)
+	}
+	tell(t, "1 GiB answers, tarpits, resets", 1, "slowest attempt with a timeout of 1 s, ms", slowest)
+	if slowest < 900 || slowest > 3000 {
+		b.fault("an attempt with a timeout of one second took %v ms", slowest)
+	}
+	child.Kill()
+	return b.faults
+}
+
+func TestTortureParkedThroughKill(t *testing.T) {
+	t.Parallel()
+	must(t, parkedThroughKill(t, hub, rounds(200, 1000, 5000)))
+}
+
+// parkedThroughKill: many deliveries are parked until the target wants them again, the hub is killed; each comes once, in time, and the
+// route's rate is kept.
+func parkedThroughKill(t *testing.T, bin string, events int) []string {
+	t.Helper()
+	const asked, rate = 6 * time.Second, 300
+	b := newBed(t, bin, map[string]load.Rule{"/all": {Share: 0.3, Fail: 1, Status: 503, RetryAfter: asked}},
+		connections("all")+fmt.Sprintf("routes:\n  all: {from: stripe, to: all, rate_limit: %d/s, retry: {initial: 100ms}}\n", rate))
+	child := b.start()
+	g := b.generator("p")
+	g.Events, g.KeysPerConnection = events, 200
+	sent := b.post(g)
+	if !await(t, 30*time.Second, func() bool {
+		m, err := b.metrics()
+		return err == nil && m[`tidewire_route_lag_events{route="all"}`] == 0
+	}) {
+		b.fault("the first tries do not end")
+	}
+	m, err := b.metrics()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child.Kill()
+	child = b.start()
+	b.drained(time.Minute, "all")
+	v := b.check(sent, "/all", inHand)
+	early, late := 0, time.Duration(0)
+	refused := make(map[load.ID]int64)
+	var at []int64
+	for _, r := range b.sink.Receipts("/all") {
+		at = append(at, r.At)
+		if r.Status == 503 {
+			refused[r.ID] = r.At
+		} else if first, ok := refused[r.ID]; ok {
+			gap := time.Duration(r.At - first)
+			late = max(late, gap-asked)
+			if gap < asked {
+				early++
+			}
+		}
+	}
+	if early > 0 {
+		b.fault("%d of %d were tried again before the target wanted them", early, len(refused))
+	}
+	burst := 0
+	for i, j := 0, 0; j < len(at); j++ {
+		for at[j]-at[i] > int64(time.Second) {
+			i++
+		}
+		burst = max(burst, j-i+1)
+	}
+	// The kill costs the limiter its memory: one more burst of a tenth.
+	if burst > rate+2*rate/10+rate/20 {
+		b.fault("%d tries within a second, the limit is %d", burst, rate)
+	}
+	const name = "parked, then SIGKILL"
+	tell(t, name, 1, "parked at the kill", m[`tidewire_parked{route="all"}`])
+	tell(t, name, 1, "early", early)
+	tell(t, name, 1, "latest beyond its time ms", late.Milliseconds())
+	tell(t, name, 1, "most tries within a second", burst)
+	tell(t, name, 1, "lost", v.Lost)
+	tell(t, name, 1, "duplicates", v.Duplicates)
+	b.stop(child)
+	b.addUp("events.stripe", events, "all")
+	return b.faults
+}
+
+// TestTortureSchedule: the gaps between the tries are those of the schedule, spread by the jitter; a longer Retry-After counts up to its cap.
+func TestTortureSchedule(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, hub, map[string]load.Rule{
+		"/plain":  {Share: 0.2, Fail: 6}, // three quick tries, then the schedule
+		"/wished": {Share: 0.3, Fail: 1, Status: 429, RetryAfter: 2 * time.Second},
+		"/capped": {Share: 0.3, Fail: 1, Status: 429, RetryAfter: time.Hour},
+		"/filler": {},
+	}, connections("plain", "wished", "capped")+`routes:
+  plain: {from: stripe, to: plain, retry: {schedule: [500ms, 1s, 2s, 2s], jitter: 0.2}}
+  wished: {from: stripe, to: wished, retry: {schedule: [100ms, 100ms]}}
+  capped: {from: stripe, to: capped, retry: {schedule: [100ms, 100ms], max_retry_after: 1s}}
+`)
+	child := b.start()
+	g := b.generator("g")
+	// As many keys as events: none waits for an elder. And slowly, so that the failing ones do not stand alone and rest their target.
+	g.Events, g.KeysPerConnection, g.Rate = rounds(100, 300, 600), 40, 60
+	sent := b.post(g)
+	b.drained(40*time.Second, "plain", "wished", "capped")
+	for _, path := range []string{"/plain", "/wished", "/capped"} {
+		b.check(sent, path, 0)
+	}
+	// What a try may come later than planned: the store is asked five times a second, and the machine is busy.
+	const slack = 1500 * time.Millisecond
+	for path, plan := range map[string][]time.Duration{
+		"/plain":  {0, 0, 500 * time.Millisecond, time.Second, 2 * time.Second, 2 * time.Second},
+		"/wished": {2 * time.Second}, "/capped": {time.Second},
+	} {
+		tries := make(map[load.ID][]int64)
+		for _, r := range b.sink.Receipts(path) {
+			tries[r.ID] = append(tries[r.ID], r.At)
+		}
+		var gaps []float64
+		for id, at := range tries {
+			for i := 1; i < len(at); i++ {
+				gap := time.Duration(at[i] - at[i-1])
+				jitter := time.Duration(0)
+				if path == "/plain" {
+					jitter = plan[i-1] / 5
+				}
+				if gap < plan[i-1]-jitter || gap > plan[i-1]+jitter+slack {
+					b.fault("%s: %s: gap %d is %s, planned %s", path, id, i, gap, plan[i-1])
+				}
+				if path == "/plain" && i == 4 {
+					gaps = append(gaps, gap.Seconds())
+				}
+			}
+		}
+		if path == "/plain" {
+			_, sigma := moments(gaps)
+			tell(t, "schedule", len(gaps), "jitter of the second wait (1 s), sigma s", fmt.Sprintf("%.3f", sigma))
+			if len(gaps) < 5 || sigma < 0.02 {
+				b.fault("%d gaps do not vary: sigma %v", len(gaps), sigma)
+			}
+		}
+	}
+	b.stop(child)
+	must(t, b.faults)
+}
+
+func moments(v []float64) (mean, sigma float64) {
+	for _, x := range v {
+		mean += x / float64(len(v))
+	}
+	for _, x := range v {
+		sigma += (x - mean) * (x - mean) / float64(len(v))
+	}
+	return mean, math.Sqrt(sigma)
+}
