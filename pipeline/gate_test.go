@@ -22,7 +22,7 @@ func TestATargetThatNeverAnswersRests(t *testing.T) {
 		<-ctx.Done()
 		return connectors.Receipt{}, ctx.Err()
 	})
-	r.Concurrency = 32
+	r.Concurrency, r.Timeout = 32, 15*time.Second // a try is longer than what the breaker looks back upon for quick ones
 	inBubble(t, []pipeline.Route{r}, func(t *testing.T, h *hub) {
 		for i := range 200 {
 			h.accept(fmt.Sprintf("k%d-1", i))
@@ -33,7 +33,7 @@ func TestATargetThatNeverAnswersRests(t *testing.T) {
 			rested = rested || h.resting()
 		}
 		h.cut()
-		// Without a rest: 32 tries every ten seconds.
+		// Without a rest: 32 tries every fifteen seconds.
 		if n := tries.Load(); !rested || n > 100 {
 			t.Errorf("rested: %v; %d tries in a minute", rested, n)
 		}

@@ -134,8 +134,7 @@ func (p *Pipeline) Run(take, work context.Context) error {
 	close(p.running)
 	<-take.Done()
 	late := time.After(p.within)
-	err = router.Close()
-	<-ended
+	err = errors.Join(router.Close(), <-ended)
 	select {
 	case <-retried:
 	case <-late:

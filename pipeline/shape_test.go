@@ -61,7 +61,7 @@ func prepared(body string) *message.Message {
 }
 
 // attempted is what becomes of a record.
-func attempted(t *testing.T, r *runner, work context.Context, m *message.Message) (Outcome, error) {
+func attempted(work context.Context, t *testing.T, r *runner, m *message.Message) (Outcome, error) {
 	t.Helper()
 	rec := recordOf(m)
 	e, _ := rec.Event()
@@ -89,7 +89,7 @@ func TestWhatCannotBeShapedDiesWithItsReason(t *testing.T) {
 			if !r.match(m) {
 				t.Fatal("a record that cannot be decided on is dropped")
 			}
-			o, err := attempted(t, r, t.Context(), m)
+			o, err := attempted(t.Context(), t, r, m)
 			if err != nil || o.State != Dead || o.Reason != c.reason || !strings.Contains(o.Error, c.want) {
 				t.Errorf("got %+v, %v", o, err)
 			}
@@ -110,7 +110,7 @@ func TestABodyThatNobodyLooksAtPassesAsItCame(t *testing.T) {
 	if !r.match(m) {
 		t.Fatal("no match")
 	}
-	if o, err := attempted(t, r, t.Context(), m); err != nil || o.State != Delivered {
+	if o, err := attempted(t.Context(), t, r, m); err != nil || o.State != Delivered {
 		t.Fatalf("got %+v, %v", o, err)
 	}
 	if d := <-sent; string(d.Body) != body || d.ContentType != "text/plain" {
@@ -129,7 +129,7 @@ func TestStoppingMakesNoDeadLetterOfAnExpressionCutShort(t *testing.T) {
 	body := `{"items": [` + strings.Repeat(`{"x": 1},`, 400) + `{"x": 1}]}`
 	work, cut := context.WithCancel(t.Context())
 	cut()
-	if o, err := attempted(t, r, work, prepared(body)); !errors.Is(err, errHandedBack) {
+	if o, err := attempted(work, t, r, prepared(body)); !errors.Is(err, errHandedBack) {
 		t.Errorf("got %+v, %v", o, err)
 	}
 }
@@ -150,7 +150,7 @@ func TestAnExpressionThatPanicsKillsOneDelivery(t *testing.T) {
 		if !r.match(m) {
 			t.Errorf("%s: a record that cannot be decided on is dropped", name)
 		}
-		o, err := attempted(t, r, t.Context(), m)
+		o, err := attempted(t.Context(), t, r, m)
 		if err != nil || o.State != Dead || o.Reason != c.reason || !strings.Contains(o.Error, "panicked") {
 			t.Errorf("%s: got %+v, %v", name, o, err)
 		}

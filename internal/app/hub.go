@@ -156,7 +156,7 @@ func (h *hub) build(ctx context.Context) error {
 		topics = append(topics, pipeline.EventsTopic(name))
 	}
 	if err := log.Ensure(ctx, topics...); err != nil {
-		return fmt.Errorf("create the log's topics: %w", err)
+		return fmt.Errorf("%w: create the log's topics: %w", ErrEnvironment, err)
 	}
 	var err error
 	h.pipeline, err = pipeline.New(pipeline.Config{

@@ -143,6 +143,31 @@ func alteredBodies(t *testing.T, bin string, n int) []string {
 	return faults
 }
 
+// TestTortureDamagedNames turns a bit in each place where the file holds a topic's name: the hub starts over with what it can tell, or refuses.
+func TestTortureDamagedNames(t *testing.T) {
+	t.Parallel()
+	k := keep(t, hub, false)
+	data, err := os.ReadFile(filepath.Join(k.dir, "tidewire.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := []byte("events.stripe")
+	for from, n := bytes.Index(data, name), 0; from >= 0 && n < 8; n++ {
+		v, _, said, faults := k.revive(t, hub, func(dir string) error { return flip(filepath.Join(dir, "tidewire.db"), int64(from+10), 6) })
+		for _, f := range faults {
+			t.Errorf("the name at %d: %s", from, f)
+		}
+		if v.Lost > 0 && !strings.Contains(said, "damage") {
+			t.Errorf("the name at %d: %s, and nothing says so: %s", from, v, said)
+		}
+		next := bytes.Index(data[from+1:], name)
+		if next < 0 {
+			break
+		}
+		from += 1 + next
+	}
+}
+
 // TestTortureBitFlips turns single bits anywhere in the file and in the write-ahead log of a hub that was killed.
 func TestTortureBitFlips(t *testing.T) {
 	t.Parallel()

@@ -38,7 +38,8 @@ func TestKeysStayInOrderWhateverHappens(t *testing.T) {
 	inHand := make(map[string]bool)
 	acked := make(map[string]bool)
 	before := int64(0)
-	for len(acked) < keys*each {
+	// What was acked behind a message that was not comes again after a restart, and may be nacked then: it is over when nothing is left.
+	for len(acked) < keys*each || lag(t, l, "g") > 0 {
 		out, s := subscribe(t, l, sqlitelog.SubscriberConfig{Group: "g", InHand: 5, Key: func(m *message.Message) string { return m.Metadata.Get("key") }})
 		var handlers sync.WaitGroup
 		for taken := 0; taken < 100; taken++ {
