@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -131,7 +131,7 @@ func TestFailingJobIsUndoneAlone(t *testing.T) {
 		})
 	}
 	for queued.Load() < 100 {
-		time.Sleep(0)
+		runtime.Gosched()
 	}
 	close(gate)
 	wg.Wait()
@@ -302,7 +302,7 @@ func TestCloseFinishesWhatWasTaken(t *testing.T) {
 		})
 	}
 	for written.Load() < 500 {
-		time.Sleep(0)
+		runtime.Gosched()
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
