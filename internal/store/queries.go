@@ -31,10 +31,18 @@ const (
 		SET state = $1, decided_at = $2, attempts = $3, code = $4, duration = $5, target_id = $6, reason = $7, error = $8
 		WHERE route_id = $9 AND partition_id = $10 AND log_offset = $11`
 	sqlState = `SELECT state FROM deliveries WHERE route_id = $1 AND partition_id = $2 AND log_offset = $3`
-	// The last row of the last range before the one given: walks the ranges with one seek each.
-	sqlRangeBefore = `SELECT route_id, partition_id, log_offset FROM deliveries
-		WHERE (route_id, partition_id) < ($1, $2)
-		ORDER BY route_id DESC, partition_id DESC, log_offset DESC LIMIT 1`
+	// The last row of the last range before the one given: walks the ranges with two seeks each. As a comparison of pairs it would read the
+	// whole range given before it found that there is none before.
+	sqlRangeBefore = `SELECT route_id, partition_id, log_offset FROM (
+			SELECT * FROM (SELECT route_id, partition_id, log_offset FROM deliveries
+				WHERE route_id = $1 AND partition_id < $2
+				ORDER BY partition_id DESC, log_offset DESC LIMIT 1) AS same_route
+			UNION ALL
+			SELECT * FROM (SELECT route_id, partition_id, log_offset FROM deliveries
+				WHERE route_id < $1
+				ORDER BY route_id DESC, partition_id DESC, log_offset DESC LIMIT 1) AS route_before
+		) AS before
+		ORDER BY route_id DESC, partition_id DESC LIMIT 1`
 	sqlNewest = `SELECT log_offset, state, decided_at, attempts, code, duration, event_id, target_id, reason, error
 		FROM deliveries WHERE route_id = $1 AND partition_id = $2 AND (state = $3 OR $3 = 0)
 		ORDER BY log_offset DESC LIMIT $4`

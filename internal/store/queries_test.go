@@ -75,7 +75,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	// Small tables, or read once at the start, or an audit.
 	whole := map[string]bool{
-		"sqlRoutes": true, "sqlSources": true, "sqlPartitions": true, "sqlTallies": true, "sqlWithParked": true, "sqlParkedKeys": true, "sqlBalance": true,
+		"sqlRangeBefore": true, // sorts two rows; TestRangesAreSought looks at where they come from
+		"sqlRoutes":      true, "sqlSources": true, "sqlPartitions": true, "sqlTallies": true, "sqlWithParked": true, "sqlParkedKeys": true, "sqlBalance": true,
 	}
 	all := queries(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -91,5 +92,35 @@ func TestQueriesUseIndexes(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// At every start the end of each range is looked for: by seeks, also where there is no range before the one given. A comparison of pairs
+// (route_id, partition_id) < (?, ?) bounds the search by its first half only and reads the rest of the route.
+func TestRangesAreSought(t *testing.T) {
+	t.Parallel()
+	db, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "plan.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := Open(t.Context(), Config{DB: db}); err != nil {
+		t.Fatal(err)
+	}
+	var reads []string
+	err = db.Read(t.Context(), func(conn *zsqlite.Conn) error {
+		return query(conn, "EXPLAIN QUERY PLAN "+sqlRangeBefore, func(row *zsqlite.Stmt) error {
+			if step := row.ColumnText(3); strings.Contains(step, " deliveries") {
+				reads = append(reads, step)
+			}
+			return nil
+		})
+	})
+	want := []string{
+		"SEARCH deliveries USING PRIMARY KEY (route_id=? AND partition_id<?)",
+		"SEARCH deliveries USING PRIMARY KEY (route_id<?)",
+	}
+	if err != nil || !slices.Equal(reads, want) {
+		t.Errorf("the ranges are read by %q, want %q (%v)", reads, want, err)
 	}
 }

@@ -44,7 +44,7 @@ func (s *Store) ranges(ctx context.Context) (found []rangeID, err error) {
 	return found, err
 }
 
-// eachRange calls f with every range that has rows and its highest offset. One seek each.
+// eachRange calls f with every range that has rows and its highest offset, with two seeks each.
 func eachRange(conn *zsqlite.Conn, f func(at rangeID, highest int64)) error {
 	last := rangeID{maxID, maxID}
 	for more := true; more; {
