@@ -74,23 +74,42 @@ func TestTortureHostileTargets(t *testing.T) {
 	must(t, hostileTargets(t, hub, 1<<30))
 }
 
-// hostileTargets answer with bodies without end, cut connections, or say nothing. The hub stays small and in time, and the healthy target
-// gets everything.
+// hostileTargets answer with bodies without end, cut connections, or say nothing. The hub stays in time and hardly larger than under the same
+// load with targets that behave, and the healthy target gets everything.
 func hostileTargets(t *testing.T, bin string, huge int64) []string {
 	t.Helper()
-	b := newBed(t, bin, map[string]load.Rule{
+	_, usual, faults := besideGood(t, bin, map[string]load.Rule{"/good": {}, "/huge": {}, "/mute": {}, "/cut": {}})
+	log, peak, found := besideGood(t, bin, map[string]load.Rule{
 		"/good": {}, "/huge": {HugeBody: huge}, "/mute": {Tarpit: true}, "/cut": {Fail: 1, Reset: true},
-	}, connections("good", "huge", "mute", "cut")+`routes:
+	})
+	faults = append(faults, found...)
+	grown := (peak - usual) >> 20
+	tell(t, "1 GiB answers, tarpits, resets", 1, "memory grown MiB", grown)
+	if grown > 64 { // 7 to 31 were seen; when the collector runs is a matter of chance
+		faults = append(faults, fmt.Sprintf("the hub is %d MiB larger than with targets that behave", grown))
+	}
+	slowest := 0.0
+	for _, m := range regexp.MustCompile(`msg=attempt .*target=mute .* ms=([0-9.]+) `).FindAllStringSubmatch(log, -1) {
+		ms, _ := strconv.ParseFloat(m[1], 64)
+		slowest = math.Max(slowest, ms)
+	}
+	tell(t, "1 GiB answers, tarpits, resets", 1, "slowest attempt with a timeout of 1 s, ms", slowest)
+	if slowest < 900 || slowest > 3000 {
+		faults = append(faults, fmt.Sprintf("an attempt with a timeout of one second took %v ms", slowest))
+	}
+	return faults
+}
+
+// besideGood sends events to a good target and three others, and returns the hub's log and its peak of memory.
+func besideGood(t *testing.T, bin string, rules map[string]load.Rule) (log string, peak int64, faults []string) {
+	t.Helper()
+	b := newBed(t, bin, rules, connections("good", "huge", "mute", "cut")+`routes:
   good: {from: stripe, to: good}
   huge: {from: stripe, to: huge, timeout: 2s, concurrency: 4}
   mute: {from: stripe, to: mute, timeout: 1s}
   cut: {from: stripe, to: cut, retry: {initial: 100ms, multiplier: 1, max_interval: 100ms}}
 `)
 	child := b.start()
-	idle, err := child.Memory()
-	if err != nil {
-		t.Fatal(err)
-	}
 	g := b.generator("x")
 	g.Events = rounds(200, 1000, 5000)
 	sent := b.post(g)
@@ -100,28 +119,14 @@ func hostileTargets(t *testing.T, bin string, huge int64) []string {
 	if v.Lost > 0 || v.Altered > 0 {
 		b.fault("/huge: %s", v)
 	}
-	peak, err := child.Memory()
+	// The others may have everything before the first attempt at a mute target has met its end.
+	await(t, 20*time.Second, func() bool { return strings.Contains(b.everything(), "target=mute") })
+	memory, err := child.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}
-	grown := (peak.Peak - idle.RSS) >> 20
-	tell(t, "1 GiB answers, tarpits, resets", 1, "memory grown MiB", grown)
-	if grown > 96 {
-		b.fault("the hub grew by %d MiB", grown)
-	}
-	// The others may have everything before the first attempt at the mute target has met its end.
-	await(t, 20*time.Second, func() bool { return strings.Contains(b.everything(), "target=mute") })
-	slowest := 0.0
-	for _, m := range regexp.MustCompile(`msg=attempt .*target=mute .* ms=([0-9.]+) `).FindAllStringSubmatch(b.everything(), -1) {
-		ms, _ := strconv.ParseFloat(m[1], 64)
-		slowest = math.Max(slowest, ms)
-	}
-	tell(t, "1 GiB answers, tarpits, resets", 1, "slowest attempt with a timeout of 1 s, ms", slowest)
-	if slowest < 900 || slowest > 3000 {
-		b.fault("an attempt with a timeout of one second took %v ms", slowest)
-	}
 	child.Kill()
-	return b.faults
+	return b.everything(), int64(memory.Peak), b.faults
 }
 
 func TestTortureParkedThroughKill(t *testing.T) {
