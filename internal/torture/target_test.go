@@ -126,7 +126,7 @@ func besideGood(t *testing.T, bin string, rules map[string]load.Rule) (log strin
 		t.Fatal(err)
 	}
 	child.Kill()
-	return b.everything(), int64(memory.Peak), b.faults
+	return b.everything(), memory.Peak, b.faults
 }
 
 func TestTortureParkedThroughKill(t *testing.T) {
