@@ -310,7 +310,7 @@ func (x *reading) text(in *expression.Input) (string, error) {
 
 func (x *reading) failure(err error) error {
 	if x.hidden {
-		err = errors.New("the expression failed; it holds values from outside the file (${…}), so it is not shown")
+		err = expression.ErrHidden
 	}
 	return fmt.Errorf("%s: %w", x.name, err)
 }

@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -30,6 +31,9 @@ func (e *CompileError) Error() string {
 	}
 	return s
 }
+
+// ErrHidden is told in place of a RunError where the expression's text holds values from outside the file, which an error must not show.
+var ErrHidden = errors.New("the expression failed; it holds values from outside the file (${…}), so it is not shown")
 
 // RunError is why an expression gave no value for an event. It holds no value of the event's body: names of fields
 // and functions come from the expression's own text.

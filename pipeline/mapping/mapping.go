@@ -106,7 +106,7 @@ func (l *leaf) append(ctx context.Context, dst []byte, in *expression.Input) ([]
 	out, present, err := l.program.AppendJSON(ctx, dst, in)
 	switch {
 	case err != nil && l.hidden:
-		return dst, false, &Error{l.path, errHidden}
+		return dst, false, &Error{l.path, expression.ErrHidden}
 	case err != nil:
 		return dst, false, &Error{l.path, err}
 	case len(out) > MaxOutput:
@@ -116,7 +116,6 @@ func (l *leaf) append(ctx context.Context, dst []byte, in *expression.Input) ([]
 }
 
 var (
-	errHidden   = errors.New("the expression failed; it holds values from outside the file (${…}), so it is not shown")
 	errTooLarge = errors.New("with this field the result is larger than 1 MiB")
 )
 
