@@ -152,6 +152,23 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestEventsKeepNothingOfTheReader: what an event says of itself stays as it is when its body's memory is used for something else.
+func TestEventsKeepNothingOfTheReader(t *testing.T) {
+	t.Parallel()
+	r := receiver(t, "{secret: "+secret+"}")
+	call := signed(`{"id":"evt_1","object":"event","type":"t","created":1,"account":"acct_1","data":{"object":{"id":"in_1","customer":"cus_1"}}}`, secret, time.Unix(1767225600, 0))
+	events, err := r.Events(call)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range call.Body {
+		call.Body[i] = 'X'
+	}
+	if e := events[0]; e.ID != "evt_1" || e.Type != "t" || e.Subject != "in_1" || e.Key != "cus_1" || e.Extensions["account"] != "acct_1" {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestBodiesThatTwoReadersMayReadDifferently(t *testing.T) {
 	t.Parallel()
 	event := func(more string) string {

@@ -50,9 +50,16 @@ func (prices) CallCost(function, overload string, args []ref.Val, result ref.Val
 		}
 		cost += uint64(length(result)) / 10
 	case "cel.@mapInsert":
-		if m, ok := args[0].(traits.Mapper); ok { // cel looks through all keys to see that it is a map
+		if m, ok := args[0].(traits.Mapper); ok { // cel makes a list of all keys to see that it is a map
 			n, _ := m.Size().(types.Int)
-			cost += uint64(n) / 4
+			cost += uint64(n) * 5 / 8
+		}
+	case "split": // a piece takes many times the memory of a character
+		cost += uint64(weigh(args[0])+weigh(result))/10 + uint64(length(result))
+	case "charAt", "indexOf", "lastIndexOf", "lowerAscii", "reverse", "substring", "upperAscii":
+		cost += uint64(weigh(args[0])) / 10
+		if s, text := args[0].(types.String); text { // cel spreads it out, four bytes for each character
+			cost += uint64(len(s)) / 6
 		}
 	case "matches":
 		cost += uint64(weigh(args[0]))
@@ -275,9 +282,9 @@ func programSize(pattern string) (int, error) {
 }
 
 // simple reports whether a checked expression cannot cost much whatever the body is: it has no comprehension, few
-// nodes, and no function whose work is more than one walk over what it is given. It then runs without the price of counting prices.
+// nodes, and no function whose work is more than one walk over what it is given, and few that copy it. It then runs without the price of counting prices.
 func simple(a *ast.AST) bool {
-	nodes, plus := 0, 0
+	nodes, plus, copies := 0, 0, 0
 	cheap := true
 	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		nodes++
@@ -286,13 +293,16 @@ func simple(a *ast.AST) bool {
 			cheap = false
 		case ast.CallKind:
 			c := e.AsCall()
-			if c.FunctionName() == operators.Add {
+			switch c.FunctionName() {
+			case operators.Add:
 				plus++
+			case "base64.encode", "bytes", "format", "lowerAscii", "string", "substring", "upperAscii":
+				copies++
 			}
 			cheap = cheap && cheapCall(a, c)
 		}
 	}))
-	return cheap && nodes <= simpleNodes && plus <= 8
+	return cheap && nodes <= simpleNodes && plus <= 8 && copies <= 2
 }
 
 func cheapCall(a *ast.AST, c ast.CallExpr) bool {

@@ -11,6 +11,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // place is where a node stands in the text, from 1; 0, 0 when that is not known.
@@ -209,13 +211,13 @@ func (p *Program) missing(id int64, text string, in *Input) (at int64, message s
 		return at, "no such key in " + base
 	}
 	if base == "body" && !in.Body.IsZero() {
-		found, last := in.Body.root.path(fields)
+		found, last := path(in.Body.root, fields)
 		if found == len(fields) {
 			return at, "no such key in " + address(base, fields)
 		}
 		message = "no such field: " + fields[found] + " in " + address(base, fields[:found])
-		if last.kind != dictionary {
-			message += ", which is " + nodeName(last)
+		if last.Kind() != strictjson.Object {
+			message += ", which is " + valueName(last)
 		}
 		return best[found].id, message
 	}
@@ -237,8 +239,8 @@ func address(base string, fields []string) string {
 	return cut(b.String(), 200)
 }
 
-func nodeName(n *node) string {
-	return [...]string{"null", "false", "true", "a number", "a number", "a text", "a list", "an object"}[n.kind]
+func valueName(v *strictjson.Value) string {
+	return [...]string{"null", "false", "true", "a number", "a number", "a text", "a list", "an object"}[v.Kind()]
 }
 
 // name says what a value is, never which.

@@ -17,6 +17,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // Kind is what an expression must give.
@@ -36,13 +38,13 @@ const (
 // Env is what expressions may name, immutable and safe for concurrent use.
 type Env struct{ cel *cel.Env }
 
-// ForCalls returns the environment in which a webhook is read: body, header("Name") and query("name"), the last two
+// ForCalls returns the environment in which a webhook is read: body, method ("POST"), header("Name") and query("name"), the last two
 // being "" when the call has no such header or parameter, and the first value when it has several.
 func ForCalls() (*Env, error) {
 	late := func(name string) cel.EnvOption {
 		return cel.Function(name, cel.Overload(name+"_string", []*cel.Type{cel.StringType}, cel.StringType, cel.LateFunctionBinding()))
 	}
-	return newEnv(late("header"), late("query"))
+	return newEnv(cel.Variable("method", cel.StringType), late("header"), late("query"))
 }
 
 // ForEvents returns the environment of routes: body, id, type, source, subject, key, time (a timestamp) and ext, a map
@@ -83,7 +85,8 @@ func newEnv(opts ...cel.EnvOption) (*Env, error) {
 type Input struct {
 	// Body is the event's body. The zero Body makes expressions that need it fail.
 	Body Body
-	// Header and Query are the call's; header names are matched without regard to case.
+	// Method, Header and Query are the call's; header names are matched without regard to case.
+	Method string
 	Header http.Header
 	Query  url.Values
 	// The event's attributes.
@@ -174,8 +177,8 @@ func (p *Program) String(ctx context.Context, in *Input) (string, error) {
 	case types.Int, types.Uint:
 		return string(v.ConvertToType(types.StringType).(types.String)), nil
 	case *number:
-		if v.kind == integer {
-			return (*node)(v).raw(), nil
+		if n := (*strictjson.Value)(v); n.Kind() == strictjson.Integer {
+			return n.Raw(), nil
 		}
 	}
 	return "", p.failed("gives " + name(v) + ", not a text")
@@ -245,7 +248,9 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		if a.Body.IsZero() {
 			return failure("the body is not JSON"), true
 		}
-		return a.Body.root.value(), true
+		return asWritten(a.Body.root), true
+	case "method":
+		return types.String(a.Method), true
 	case "type":
 		return types.String(a.Type), true
 	case "id":

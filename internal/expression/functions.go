@@ -13,13 +13,15 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // ownFunctions are those that CEL and its libraries do not have. All are pure: the same event gives the same result in
 // ten years, which is why there is no now() and nothing that reads a file or a network.
 //
-//	money(minor, currency)            1999, "usd" → "19.99"; exact; places by ISO 4217
-//	money(minor, currency, "stripe")  with Stripe's exceptions (ISK, UGX, MGA)
+//	money(minor, currency)            1999, "usd" → "19.99"; exact; places by ISO 4217, whoever counted the amount
+//	money(minor, currency, "stripe")  as Stripe counts: ISK and UGX in hundredths, MGA in ones, all else by ISO 4217
 //	minor(amount, currency)           "19.99", "USD" → 1999; exact, never rounded; the third argument as for money
 //	unix(seconds)                     1700000000 → a timestamp
 //	t.format("%Y-%m-%d")              a timestamp in UTC as text; %Y %y %m %d %e %j %H %M %S %f (microseconds) %z %Z %b %B %a %A %F %T %s %%
@@ -130,7 +132,7 @@ func celMinor(args ...ref.Val) ref.Val {
 		// The shortest text that reads as this double is what was written, up to 15 digits.
 		amount = strconv.FormatFloat(float64(v), 'f', -1, 64)
 	case *number:
-		amount = (*node)(v).raw()
+		amount = (*strictjson.Value)(v).Raw()
 	}
 	n, err := minor(amount, currency, name)
 	if err != nil {

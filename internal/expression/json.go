@@ -14,6 +14,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // AppendJSON runs the expression and appends its value as JSON to dst. present is false, and nothing is appended, when
@@ -55,11 +57,11 @@ func (w *writer) value(v ref.Val, depth int) error {
 	}
 	switch v := v.(type) {
 	case *object:
-		return w.raw((*node)(v).raw())
+		return w.raw((*strictjson.Value)(v).Raw())
 	case *array:
-		return w.raw((*node)(v).raw())
+		return w.raw((*strictjson.Value)(v).Raw())
 	case *number:
-		return w.raw((*node)(v).raw())
+		return w.raw((*strictjson.Value)(v).Raw())
 	case types.Null:
 		return w.raw("null")
 	case types.Bool:

@@ -12,6 +12,8 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/ext"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // Bounds on what one operation may be given or make. CEL charges an operation after it ran, so a single one that
@@ -192,9 +194,9 @@ func weigh(v ref.Val) int {
 	case types.Bytes:
 		return len(v)
 	case *object:
-		return int(v.end - v.at)
+		return len((*strictjson.Value)(v).Raw())
 	case *array:
-		return int(v.end - v.at)
+		return len((*strictjson.Value)(v).Raw())
 	case types.Bool, types.Int, types.Uint, types.Double, types.Null, types.Timestamp, types.Duration, *number, *types.Type, *types.Err:
 		return 1
 	}

@@ -9,6 +9,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
+
+	"github.com/tidewire/tidewire/internal/strictjson"
 )
 
 // How a body's values look to CEL: null, bool and string as themselves; whole numbers as int, those above its range as
@@ -18,9 +20,9 @@ import (
 // out unchanged (see markExact) yields *number, anywhere else the adapter makes a double of it, or an
 // error where a double would be far off.
 type (
-	object node
-	array  node
-	number node
+	object strictjson.Value
+	array  strictjson.Value
+	number strictjson.Value
 )
 
 var (
@@ -33,36 +35,36 @@ var (
 	_ ref.Val                    = (*number)(nil)
 )
 
-// value is the node for CEL, exact: a *number may be among what it returns.
-func (n *node) value() ref.Val {
-	switch n.kind {
-	case falsehood:
+// asWritten is a value of the body for CEL: a *number may be among what it returns.
+func asWritten(v *strictjson.Value) ref.Val {
+	switch v.Kind() {
+	case strictjson.False:
 		return types.False
-	case truth:
+	case strictjson.True:
 		return types.True
-	case text:
-		return types.String(n.text())
-	case list:
-		return (*array)(n)
-	case dictionary:
-		return (*object)(n)
-	case integer:
-		if i, err := strconv.ParseInt(n.raw(), 10, 64); err == nil {
+	case strictjson.Text:
+		return types.String(v.Text())
+	case strictjson.List:
+		return (*array)(v)
+	case strictjson.Object:
+		return (*object)(v)
+	case strictjson.Integer:
+		if i, err := strconv.ParseInt(v.Raw(), 10, 64); err == nil {
 			return types.Int(i)
 		}
-		if u, err := strconv.ParseUint(n.raw(), 10, 64); err == nil {
+		if u, err := strconv.ParseUint(v.Raw(), 10, 64); err == nil {
 			return types.Uint(u)
 		}
-		return (*number)(n)
-	case decimal:
-		return (*number)(n)
+		return (*number)(v)
+	case strictjson.Decimal:
+		return (*number)(v)
 	default:
 		return types.NullValue
 	}
 }
 
-// plain is the node for CEL to compute with.
-func (n *node) plain() ref.Val { return plain(n.value()) }
+// computable is a value of the body for CEL to compute with.
+func computable(v *strictjson.Value) ref.Val { return plain(asWritten(v)) }
 
 func plain(v ref.Val) ref.Val {
 	if n, ok := v.(*number); ok {
@@ -86,8 +88,8 @@ func (adapter) NativeToValue(v any) ref.Val {
 
 // double is the number to compute with.
 func (n *number) double() ref.Val {
-	if n.kind == decimal {
-		if f, ok := (*node)(n).float(); ok {
+	if v := (*strictjson.Value)(n); v.Kind() == strictjson.Decimal {
+		if f, ok := v.Float(); ok {
 			return types.Double(f)
 		}
 	}
@@ -98,7 +100,7 @@ func (n *number) double() ref.Val {
 func (n *number) Type() ref.Type { return types.DoubleType }
 
 func (n *number) Value() any {
-	f, _ := (*node)(n).float()
+	f, _ := (*strictjson.Value)(n).Float()
 	return f
 }
 
@@ -113,7 +115,7 @@ func (n *number) Equal(other ref.Val) ref.Val {
 func (n *number) ConvertToType(t ref.Type) ref.Val {
 	switch t {
 	case types.StringType:
-		return types.String((*node)(n).raw())
+		return types.String((*strictjson.Value)(n).Raw())
 	case types.TypeType:
 		return types.DoubleType
 	}
@@ -130,23 +132,25 @@ func (n *number) ConvertToNative(t reflect.Type) (any, error) {
 
 func (o *object) Type() ref.Type { return types.MapType }
 func (o *object) Value() any     { return o }
-func (o *object) Size() ref.Val  { return types.Int(o.count) }
+func (o *object) Size() ref.Val  { return types.Int((*strictjson.Value)(o).Len()) }
 
 // AggregateSize is the length of the text: as good as a count, and known already.
-func (o *object) AggregateSize(types.AggregateSizer) uint32 { return size32(int(o.end - o.at)) }
+func (o *object) AggregateSize(types.AggregateSizer) uint32 {
+	return size32(len((*strictjson.Value)(o).Raw()))
+}
 
 // FindStringKey is how CEL selects a field without making a value of its name.
 func (o *object) FindStringKey(name string) (any, bool) {
-	if m := (*node)(o).member(name); m != nil {
-		return m.value(), true
+	if m := (*strictjson.Value)(o).Member(name); m != nil {
+		return asWritten(m), true
 	}
 	return nil, false
 }
 
 func (o *object) Find(key ref.Val) (ref.Val, bool) {
 	if name, ok := key.(types.String); ok {
-		if m := (*node)(o).member(string(name)); m != nil {
-			return m.plain(), true
+		if m := (*strictjson.Value)(o).Member(string(name)); m != nil {
+			return computable(m), true
 		}
 	}
 	return nil, false
@@ -165,16 +169,16 @@ func (o *object) Contains(key ref.Val) ref.Val {
 }
 
 func (o *object) Fold(f traits.Folder) {
-	all := (*node)(o).children()
+	all := (*strictjson.Value)(o).Children()
 	for i := range all {
-		if !f.FoldEntry(types.String(all[i].name()), all[i].value()) {
+		if !f.FoldEntry(types.String(all[i].Name()), asWritten(&all[i])) {
 			return
 		}
 	}
 }
 
 func (o *object) Iterator() traits.Iterator {
-	return &iterator{all: (*node)(o).children(), keys: true}
+	return &iterator{all: (*strictjson.Value)(o).Children(), keys: true}
 }
 
 func (o *object) Equal(other ref.Val) ref.Val {
@@ -182,13 +186,13 @@ func (o *object) Equal(other ref.Val) ref.Val {
 	if !ok || m.Size() != o.Size() {
 		return types.False
 	}
-	all := (*node)(o).children()
+	all := (*strictjson.Value)(o).Children()
 	for i := range all {
-		v, found := m.Find(types.String(all[i].name()))
+		v, found := m.Find(types.String(all[i].Name()))
 		if !found {
 			return types.False
 		}
-		if eq := types.Equal(all[i].plain(), plain(v)); eq != types.True {
+		if eq := types.Equal(computable(&all[i]), plain(v)); eq != types.True {
 			return eq
 		}
 	}
@@ -211,17 +215,19 @@ func (o *object) ConvertToNative(reflect.Type) (any, error) {
 
 func (a *array) Type() ref.Type { return types.ListType }
 func (a *array) Value() any     { return a }
-func (a *array) Size() ref.Val  { return types.Int(a.count) }
+func (a *array) Size() ref.Val  { return types.Int((*strictjson.Value)(a).Len()) }
 
 // AggregateSize is the length of the text: as good as a count, and known already.
-func (a *array) AggregateSize(types.AggregateSizer) uint32 { return size32(int(a.end - a.at)) }
+func (a *array) AggregateSize(types.AggregateSizer) uint32 {
+	return size32(len((*strictjson.Value)(a).Raw()))
+}
 
 // GetInt64Index is how CEL takes an element without making a value of the index.
 func (a *array) GetInt64Index(i int64) (any, bool) {
-	if i < 0 || i >= int64(a.count) {
+	if i < 0 || i >= int64((*strictjson.Value)(a).Len()) {
 		return nil, false
 	}
-	return (*node)(a).children()[i].value(), true
+	return asWritten(&(*strictjson.Value)(a).Children()[i]), true
 }
 
 func (a *array) Get(index ref.Val) ref.Val {
@@ -237,9 +243,9 @@ func (a *array) Get(index ref.Val) ref.Val {
 }
 
 func (a *array) Contains(v ref.Val) ref.Val {
-	all := (*node)(a).children()
+	all := (*strictjson.Value)(a).Children()
 	for i := range all {
-		if types.Equal(v, all[i].plain()) == types.True {
+		if types.Equal(v, computable(&all[i])) == types.True {
 			return types.True
 		}
 	}
@@ -247,15 +253,15 @@ func (a *array) Contains(v ref.Val) ref.Val {
 }
 
 func (a *array) Fold(f traits.Folder) {
-	all := (*node)(a).children()
+	all := (*strictjson.Value)(a).Children()
 	for i := range all {
-		if !f.FoldEntry(types.Int(i), all[i].value()) {
+		if !f.FoldEntry(types.Int(i), asWritten(&all[i])) {
 			return
 		}
 	}
 }
 
-func (a *array) Iterator() traits.Iterator { return &iterator{all: (*node)(a).children()} }
+func (a *array) Iterator() traits.Iterator { return &iterator{all: (*strictjson.Value)(a).Children()} }
 
 func (a *array) Add(other ref.Val) ref.Val { return concat(a, other) }
 
@@ -264,9 +270,9 @@ func (a *array) Equal(other ref.Val) ref.Val {
 	if !ok || l.Size() != a.Size() {
 		return types.False
 	}
-	all := (*node)(a).children()
+	all := (*strictjson.Value)(a).Children()
 	for i := range all {
-		if eq := types.Equal(all[i].plain(), plain(l.Get(types.Int(i)))); eq != types.True {
+		if eq := types.Equal(computable(&all[i]), plain(l.Get(types.Int(i)))); eq != types.True {
 			return eq
 		}
 	}
@@ -290,7 +296,7 @@ func (a *array) ConvertToNative(reflect.Type) (any, error) {
 // iterator goes through the elements of a list or the keys of an object.
 type iterator struct {
 	types.Null // nobody uses an iterator as a value
-	all        []node
+	all        []strictjson.Value
 	keys       bool
 }
 
@@ -303,9 +309,9 @@ func (it *iterator) Next() ref.Val {
 	n := &it.all[0]
 	it.all = it.all[1:]
 	if it.keys {
-		return types.String(n.name())
+		return types.String(n.Name())
 	}
-	return n.plain()
+	return computable(n)
 }
 
 func size32(n int) uint32 { return uint32(min(n, math.MaxUint32)) }

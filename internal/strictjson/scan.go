@@ -1,69 +1,65 @@
-package expression
+package strictjson
 
 import (
-	"hash/maphash"
 	"math"
-	"math/bits"
 	"strings"
-	"sync"
-	"unicode"
 	"unicode/utf8"
 )
 
-// No library in Go reads JSON in one pass, refuses keys that are there twice and keeps numbers as they were
-// written at this speed: encoding/json does the first slowly and the others not at all. Hence this one, held to
-// encoding/json's meaning by a fuzz test.
-
-// scanner reads one body. Its slices are reused: spans are put in order on pending and moved to spans when their container closes.
+// scanner reads one text. Its slices are reused: spans are put in order on pending and moved to spans when their container closes.
 type scanner struct {
 	src     string
 	pos     int
-	doc     *document
+	doc     document
 	spans   []span
 	pending []span
+	nodes   []Value // for Look
 	buf     []byte
 }
 
-var scanners = sync.Pool{New: func() any { return new(scanner) }}
+// maxKept is for how many values a scanner keeps room between texts.
+const maxKept = 1 << 13
 
-// hashSeed differs per process, so that nobody can write keys that all fall on one place of a table.
-var hashSeed = maphash.MakeSeed()
-
-// maxKept is how many spans a scanner keeps room for between bodies.
-const maxKept = 1 << 14
-
+// release makes the scanner ready for the next text. Nothing of this one is kept alive.
 func (s *scanner) release() {
-	s.src, s.doc, s.spans, s.pending = "", nil, s.spans[:0], s.pending[:0]
-	if cap(s.spans)+cap(s.pending) <= maxKept && cap(s.buf) <= 1<<16 {
+	clear(s.doc.decoded)
+	s.src, s.doc = "", document{decoded: s.doc.decoded[:0], tables: s.doc.tables[:0]}
+	s.spans, s.pending, s.nodes = s.spans[:0], s.pending[:0], s.nodes[:0]
+	if cap(s.spans)+cap(s.pending) <= maxKept && cap(s.buf) <= 1<<16 && cap(s.doc.tables)+cap(s.doc.decoded) <= maxKept {
 		scanners.Put(s)
 	}
 }
 
-func (s *scanner) read(src string) (Body, error) {
-	s.src, s.pos, s.doc = src, 0, &document{src: src}
+// read leaves the values of src in spans, the root last.
+func (s *scanner) read(src string) error {
+	s.src, s.pos, s.doc.src = src, 0, src
 	if len(src) > math.MaxInt32 {
-		return Body{}, s.fail(0, "it is too large")
+		return s.fail(0, "it is too large")
 	}
 	s.space()
 	if s.pos == len(src) {
-		return Body{}, s.fail(s.pos, "it is empty")
+		return s.fail(s.pos, "it is empty")
 	}
 	if err := s.value(span{}, 0); err != nil {
-		return Body{}, err
+		return err
 	}
 	if s.space(); s.pos < len(src) {
-		return Body{}, s.fail(s.pos, "something follows the value")
+		return s.fail(s.pos, "something follows the value")
 	}
 	s.spans = append(s.spans, s.pending[0])
-	nodes := make([]node, len(s.spans))
-	for i := range nodes {
-		nodes[i].doc, nodes[i].span = s.doc, s.spans[i]
-	}
-	s.doc.nodes = nodes
-	return Body{root: &nodes[len(nodes)-1]}, nil
+	return nil
 }
 
-func (s *scanner) fail(at int, reason string) error { return &BodyError{Offset: at, Reason: reason} }
+// fill makes values of the spans, in room, and returns the root.
+func (s *scanner) fill(doc *document, room []Value) *Value {
+	for i := range s.spans {
+		room[i].doc, room[i].span = doc, s.spans[i]
+	}
+	doc.nodes = room
+	return &room[len(room)-1]
+}
+
+func (s *scanner) fail(at int, reason string) error { return &Error{Offset: at, Reason: reason} }
 
 // unexpected is the error for the byte at pos, which does not belong there.
 func (s *scanner) unexpected() error {
@@ -100,24 +96,24 @@ func (s *scanner) value(n span, depth int) error {
 			return s.fail(s.pos, "it nests too deep")
 		}
 		if c == '{' {
-			n.kind = dictionary
+			n.kind = Object
 			err = s.object(&n, depth+1)
 		} else {
-			n.kind = list
-			err = s.array(&n, depth+1)
+			n.kind = List
+			err = s.list(&n, depth+1)
 		}
 	case '"':
-		n.kind = text
+		n.kind = Text
 		var decoded string
 		if decoded, n.escaped, err = s.text(); n.escaped {
 			n.first = s.keep(decoded)
 		}
 	case 't':
-		n.kind, err = truth, s.word("true")
+		n.kind, err = True, s.word("true")
 	case 'f':
-		n.kind, err = falsehood, s.word("false")
+		n.kind, err = False, s.word("false")
 	case 'n':
-		n.kind, err = null, s.word("null")
+		n.kind, err = Null, s.word("null")
 	default:
 		n.kind, err = s.number()
 	}
@@ -143,7 +139,7 @@ func (s *scanner) word(w string) error {
 	return nil
 }
 
-func (s *scanner) array(n *span, depth int) error {
+func (s *scanner) list(n *span, depth int) error {
 	base := len(s.pending)
 	s.pos++
 	if s.space(); s.next(']') {
@@ -214,7 +210,7 @@ func (s *scanner) next(c byte) bool {
 	return false
 }
 
-// adopt moves the pending spans from base on to their place, as the children of n.
+// adopt moves the pending values from base on to their place, as the children of n.
 func (s *scanner) adopt(n *span, base int) {
 	n.first, n.count = uint32(len(s.spans)), uint32(len(s.pending)-base)
 	s.spans = append(s.spans, s.pending[base:]...)
@@ -227,7 +223,11 @@ func (s *scanner) text() (decoded string, escaped bool, err error) {
 	start, ascii := s.pos, true
 	src := s.src
 	for i := start; i < len(src); i++ {
-		switch c := src[i]; {
+		c := src[i]
+		if ordinary[c] { // nearly every one
+			continue
+		}
+		switch {
 		case c == '"':
 			s.pos = i + 1
 			if raw := src[start:i]; ascii || utf8.ValidString(raw) {
@@ -241,13 +241,21 @@ func (s *scanner) text() (decoded string, escaped bool, err error) {
 		case c < ' ':
 			s.pos = i
 			return "", false, s.fail(i, "a control character is not escaped")
-		case c >= utf8.RuneSelf:
+		default:
 			ascii = false
 		}
 	}
 	s.pos = len(src)
 	return "", false, s.unexpected()
 }
+
+// ordinary are the bytes that a text has as they are and that need no second look.
+var ordinary = func() (set [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
 
 // unescape decodes the text that began at start and whose first escape is at pos.
 func (s *scanner) unescape(start int) (string, error) {
@@ -306,7 +314,8 @@ func (s *scanner) hex() (rune, bool) {
 		return 0, false
 	}
 	var r rune
-	for _, c := range []byte(s.src[s.pos : s.pos+4]) {
+	for i := range 4 {
+		c := s.src[s.pos+i]
 		switch {
 		case c >= '0' && c <= '9':
 			c -= '0'
@@ -338,21 +347,21 @@ func (s *scanner) pair(r rune) rune {
 }
 
 // number reads a number by JSON's grammar and leaves it as it is written.
-func (s *scanner) number() (kind, error) {
-	start, k := s.pos, integer
+func (s *scanner) number() (Kind, error) {
+	start, k := s.pos, Integer
 	if s.next('-') && s.pos < len(s.src) && s.src[s.pos] == '0' {
-		k = decimal // -0 is no whole number that CEL knows
+		k = Decimal // whole numbers have no -0
 	}
 	if !s.next('0') && s.digits() == 0 {
 		return k, s.unexpected()
 	}
 	if s.next('.') {
-		if k = decimal; s.digits() == 0 {
+		if k = Decimal; s.digits() == 0 {
 			return k, s.unexpected()
 		}
 	}
 	if s.next('e') || s.next('E') {
-		k = decimal
+		k = Decimal
 		if !s.next('+') {
 			s.next('-')
 		}
@@ -360,7 +369,7 @@ func (s *scanner) number() (kind, error) {
 		if s.digits() == 0 {
 			return k, s.unexpected()
 		}
-		if power := strings.TrimLeft(s.src[from:s.pos], "0"); len(power) > 3 { // 999 has three
+		if power := strings.TrimLeft(s.src[from:s.pos], "0"); len(power) > 3 { // MaxExponent has three digits
 			return k, s.fail(start, "a number is too large")
 		}
 	}
@@ -376,77 +385,4 @@ func (s *scanner) digits() int {
 		s.pos++
 	}
 	return s.pos - start
-}
-
-// names checks an object's keys against one another, and files them when they are many. It returns what is wrong.
-func (s *scanner) names(n *span, all []span) (reason string) {
-	if len(all) <= maxSmall {
-		for i := 1; i < len(all); i++ {
-			for j := range i {
-				if reason := s.clash(n, &all[i], &all[j]); reason != "" {
-					return reason
-				}
-			}
-		}
-		return ""
-	}
-	size := tableSize(len(all))
-	n.table = uint32(len(s.doc.tables))
-	s.doc.tables = append(s.doc.tables, make([]uint32, size)...)
-	table := s.doc.tables[n.table:]
-	for i := range all {
-		at := uint32(hashFolded(s.doc.key(&all[i]))) & (size - 1)
-		for ; table[at] != 0; at = (at + 1) & (size - 1) {
-			if reason := s.clash(n, &all[i], &all[table[at]-1]); reason != "" {
-				return reason
-			}
-		}
-		table[at] = uint32(i) + 1
-	}
-	return ""
-}
-
-// clash says what is wrong with two members of the object n side by side.
-func (s *scanner) clash(n, a, b *span) string {
-	keyA, keyB := s.doc.key(a), s.doc.key(b)
-	switch {
-	case keyA == keyB:
-		return "a key is there twice"
-	// Letters that differ in case only may differ in length: k has one byte and the Kelvin sign three.
-	case len(keyA) > 3*len(keyB) || len(keyB) > 3*len(keyA) || !strings.EqualFold(keyA, keyB):
-		return ""
-	case s.doc.raw(a) == s.doc.raw(b) || freeForm(s.doc.key(n)):
-		return ""
-	}
-	return "two keys differ in case only"
-}
-
-// tableSize is the length of the table for count members: a power of two, at least half of it empty.
-func tableSize(count int) uint32 { return 1 << bits.Len32(uint32(count)*2-1) }
-
-// hashFolded is the same for names that differ in case only.
-func hashFolded(name string) uint64 {
-	for i := range len(name) {
-		if c := name[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {
-			var room [64]byte
-			folded := room[:0]
-			for _, r := range name {
-				folded = utf8.AppendRune(folded, fold(r))
-			}
-			return maphash.Bytes(hashSeed, folded)
-		}
-	}
-	return maphash.String(hashSeed, name)
-}
-
-// fold is one letter for all that differ in case only: a small Latin one where there is one.
-func fold(r rune) rune {
-	least := r
-	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-		least = min(least, f)
-	}
-	if least >= 'A' && least <= 'Z' {
-		return least + 'a' - 'A'
-	}
-	return least
 }
