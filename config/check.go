@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// DefaultDataDir is where the database is in embedded mode when data_dir is absent.
+// DefaultDataDir is where the database is in embedded mode, and the spool in cluster mode, when data_dir is absent.
 const DefaultDataDir = "./data"
 
 // Embedded returns nil when the config asks for embedded mode, and a Problem at its cluster section otherwise: what a
@@ -49,12 +49,12 @@ func (c *Config) check(root Node, before Problems) Problems {
 func (c *Config) checkMode(root Node) Problems {
 	given := !root.Get("data_dir").IsZero()
 	switch {
-	case c.Cluster != nil && given:
+	case c.Cluster != nil && !c.Cluster.Spool.Enabled && given:
 		p := root.keyed("data_dir")
-		p.Message = "data_dir together with cluster"
-		p.Fix = "data_dir belongs to embedded mode, cluster to cluster mode, and a hub runs in one of them: remove one"
+		p.Message = "data_dir without a use"
+		p.Fix = "in cluster mode only the spool is in data_dir, and cluster.spool.enabled is false: remove data_dir, or turn the spool on"
 		return Problems{p}
-	case c.Cluster == nil && !given && c.DataDir == "":
+	case !given && c.DataDir == "" && (c.Cluster == nil || c.Cluster.Spool.Enabled):
 		c.DataDir = DefaultDataDir
 	case given && c.DataDir == "" && !root.Get("data_dir").tree.broken && root.Get("data_dir").Kind() == String:
 		return Problems{root.Get("data_dir").Problem("data_dir is empty", "name a folder, such as ./data, or remove the line")}

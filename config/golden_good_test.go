@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -126,7 +127,8 @@ func TestClusterModeIsUnderstoodAndRefusedInOnePlace(t *testing.T) {
 	t.Parallel()
 	c := load(t, "cluster.yaml")
 	equal(t, "partitions", c.Cluster.Kafka.Partitions, 24)
-	equal(t, "data_dir", c.DataDir, "")
+	equal(t, "data_dir", c.DataDir, "/var/lib/tidewire")
+	equal(t, "spool", c.Cluster.Spool, config.Spool{Enabled: true, Max: 4 << 30})
 	equal(t, "password", c.Cluster.Kafka.SASL.Password.Reveal(), "planted-secret")
 	err := c.Embedded()
 	if err == nil {
@@ -138,6 +140,17 @@ func TestClusterModeIsUnderstoodAndRefusedInOnePlace(t *testing.T) {
 	if err := load(t, "smallest.yaml").Embedded(); err != nil {
 		t.Errorf("embedded mode is refused: %v", err)
 	}
+}
+
+func TestClusterHasASpoolUnlessItIsTurnedOff(t *testing.T) {
+	t.Parallel()
+	const text = "cluster: {kafka: {brokers: [k:9092]}, postgres: \"${env:SET}\"%s}\nconnections:\n  shop: {connector: http}\nroutes:\n  all: {from: shop, to: shop}\n"
+	c := parse(t, fmt.Sprintf(text, ""))
+	equal(t, "spool", c.Cluster.Spool, config.Spool{Enabled: true, Max: 1 << 30})
+	equal(t, "data_dir", c.DataDir, config.DefaultDataDir)
+	c = parse(t, fmt.Sprintf(text, ", spool: {enabled: false}"))
+	equal(t, "spool", c.Cluster.Spool.Enabled, false)
+	equal(t, "data_dir", c.DataDir, "")
 }
 
 func TestJSONIsAccepted(t *testing.T) {

@@ -234,8 +234,12 @@ func (e Expression) At(line, column int) Pos {
 	return e.Pos
 }
 
-// Problem is a mistake at a place inside Text, counted as in At; line 0 means the expression as a whole.
+// Problem is a mistake at a place inside Text, counted as in At; line 0 means the expression as a whole. Of a text that holds values from outside the file
+// only that is told: a message quotes it.
 func (e Expression) Problem(line, column int, message, fix string) Problem {
+	if e.Expanded() {
+		message, fix = "the expression does not compile; it holds values from outside the file (${…}), so it is not shown", ""
+	}
 	if e.node.doc == nil {
 		return Problem{Path: e.node.path, Message: message, Fix: fix}
 	}

@@ -51,6 +51,15 @@ func Schema(connectors []ConnectorSchema) ([]byte, error) {
 	return append(out, '\n'), nil
 }
 
+// SettingsSchema returns the schema of a struct of settings as it stands in Schema's document, to whose definitions it refers: for a type that decodes
+// itself and has more to say in its method JSONSchema than its fields do.
+func SettingsSchema(settings any) *jsonschema.Schema {
+	return schemaWriter{}.structure(reflect.TypeOf(settings), 0)
+}
+
+// Reference is the schema of ${env:…} and ${file:…} in Schema's document, for the same methods: any value of the config may be one.
+func Reference() *jsonschema.Schema { return reference("reference") }
+
 type schemaWriter struct{ connectors []ConnectorSchema }
 
 func reference(name string) *jsonschema.Schema { return &jsonschema.Schema{Ref: "#/$defs/" + name} }

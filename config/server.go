@@ -51,6 +51,13 @@ func (r *Retention) Check() error {
 type Cluster struct {
 	Kafka    *Kafka `yaml:"kafka" doc:"The log."`
 	Postgres Secret `yaml:"postgres" doc:"Where the store is: a PostgreSQL URL, 14 or newer."`
+	Spool    Spool  `yaml:"spool" doc:"Where events wait, on this hub's disk in data_dir, while Kafka cannot be reached."`
+}
+
+// Spool keeps webhooks accepted through an outage of the log.
+type Spool struct {
+	Enabled bool `yaml:"enabled" default:"true" doc:"Off: while Kafka cannot be reached, webhooks are answered 503, and data_dir is not needed."`
+	Max     Size `yaml:"max" default:"1GiB" range:"16MiB..1TiB" doc:"How much of the disk events that wait may take; past it webhooks are answered 503. The write-ahead log of up to 256MiB comes on top."`
 }
 
 // Kafka is a cluster of Apache Kafka 3.4 or newer.

@@ -101,6 +101,9 @@ var sizeUnits = [...]struct {
 	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1},
 }
 
+// Int64 returns s in bytes.
+func (s Size) Int64() int64 { return int64(s) }
+
 // String writes s with the largest power of 1024 that divides it: "1MiB", "1536KiB"; otherwise in bytes: "1000B".
 func (s Size) String() string {
 	for _, u := range sizeUnits[:4] {

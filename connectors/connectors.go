@@ -83,11 +83,13 @@ type Receiver interface {
 	Events(c *Call) ([]event.Event, error)
 }
 
-// Limited is a Receiver with limits of its own on what the ear reads before Verify.
+// Limited is a Receiver with limits of its own on what the ear lets in before Verify.
 type Limited interface{ Limits() Limits }
 
-// Limits bound what one connection's webhooks may cost. The zero value of a field means its default.
+// Limits bound what one connection's webhooks may be and cost. The zero value of a field means its default.
 type Limits struct {
+	// Methods are those that deliveries come by; default POST alone. Calls by others are answered 405, unless they are a handshake.
+	Methods []string
 	// MaxBody in bytes, after decompression; default 1 MiB. More is answered 413 and never cut short.
 	MaxBody int64
 	// Rate is how many calls a second are taken, with bursts of up to twice that; 0 is no limit. More is answered 429 with Retry-After.
@@ -122,9 +124,11 @@ type Replier interface {
 	Reply(c *Call, v Verdict) (r Reply, ok bool)
 }
 
-// Greeter is a Receiver whose provider tests the address before it uses it. Greet is asked on GET, HEAD and OPTIONS, and
-// on POST after Verify; ok false means that the call is no handshake. It stores nothing.
+// Greeter is a Receiver whose provider tests the address before it uses it. Greet is asked on the methods of Greetings before anything
+// else, also where deliveries come by them too, and on others after Verify; ok false means that the call is no handshake. It stores nothing.
 type Greeter interface {
+	// Greetings are those of GET, HEAD and OPTIONS that the provider's test may come by; none where it comes as a delivery does, or not at all.
+	Greetings() []string
 	Greet(c *Call) (r Reply, ok bool)
 }
 

@@ -3,6 +3,7 @@ package webhooks
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,7 +14,6 @@ import (
 var (
 	noPath      = problem(http.StatusNotFound, "there is nothing here")
 	noCall      = problem(http.StatusNotFound, "no such connection")
-	noMethod    = problem(http.StatusMethodNotAllowed, "webhooks are posted", "Allow", "POST")
 	noEncoding  = problem(http.StatusUnsupportedMediaType, "this content encoding is not taken here", "Accept-Encoding", "identity")
 	noNesting   = problem(http.StatusUnsupportedMediaType, "one content encoding is taken: gzip or deflate", "Accept-Encoding", "gzip, deflate")
 	unframed    = problem(http.StatusBadRequest, "a call has a Content-Length or a Transfer-Encoding, not both", "Connection", "close")
@@ -34,6 +34,12 @@ const maxDetail = 300
 // problem builds an answer of RFC 9457; headers are name, value pairs.
 func problem(status int, title string, headers ...string) connectors.Reply {
 	return problemDetail(status, title, "", headers...)
+}
+
+// notBy is the answer to a method that is none of these.
+func notBy(methods []string) connectors.Reply {
+	allowed := slices.Compact(slices.Sorted(slices.Values(methods)))
+	return problem(http.StatusMethodNotAllowed, "webhooks do not come by this method", "Allow", strings.Join(allowed, ", "))
 }
 
 func problemDetail(status int, title, detail string, headers ...string) connectors.Reply {

@@ -28,7 +28,7 @@ const (
 	// bodyGrace is how long a body may take, and bodyRate, in bytes a second, what it must have brought to take longer.
 	bodyGrace = 10 * time.Second
 	bodyRate  = 64 << 10
-	// maxDiscard and discardTime bound what is read of a call that is refused for its size.
+	// maxDiscard and discardTime bound what is read of a call that is refused for its body.
 	maxDiscard  = 8 << 20
 	discardTime = 2 * time.Second
 	// seatWait is how long a large body waits for memory.
@@ -46,6 +46,7 @@ type stopped struct {
 func (e *Ear) body(w http.ResponseWriter, r *http.Request, d *door, s *seat) ([]byte, *stopped) {
 	encoding, stop := contentEncoding(r.Header, d.limits.Compressed)
 	if stop != nil {
+		discard(w, r)
 		return nil, stop
 	}
 	limit := d.limits.MaxBody
@@ -55,7 +56,9 @@ func (e *Ear) body(w http.ResponseWriter, r *http.Request, d *door, s *seat) ([]
 	}
 	body, err := e.read(w, r, limit, s)
 	if err == nil && encoding != "" {
-		body, err = expand(r.Context(), body, encoding, limit, s)
+		wire := body
+		body, err = expand(r.Context(), wire, encoding, limit, s)
+		e.reuse(wire)
 	}
 	if err != nil {
 		stop := e.readFailure(err)
@@ -67,7 +70,7 @@ func (e *Ear) body(w http.ResponseWriter, r *http.Request, d *door, s *seat) ([]
 	return body, nil
 }
 
-// discard throws away what is left of a body that is too large, up to a bound: a caller that is cut off while it sends may see a broken
+// discard throws away what is left of a body that is too large or not understood, up to a bound: a caller that is cut off while it sends may see a broken
 // connection in place of its answer, and would try for ever. One that waits to be asked has not sent anything.
 func discard(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
@@ -145,8 +148,13 @@ func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat)
 					return nil, err
 				}
 				grown = want + 1 // its memory is set aside: growing by steps would leave as much again behind as garbage
+				if spare, ok := e.spare.Get().(*[]byte); ok && int64(cap(*spare)) >= grown {
+					buf = append((*spare)[:0], buf...)
+				}
 			}
-			buf = slices.Grow(buf, int(min(want+1, grown))-len(buf))
+			if int64(cap(buf)) < min(want+1, grown) {
+				buf = slices.Grow(buf, int(min(want+1, grown))-len(buf))
+			}
 		}
 		n, err := src.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -154,6 +162,7 @@ func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat)
 			break
 		}
 		if err != nil {
+			e.reuse(buf)
 			return nil, err
 		}
 		if int64(len(buf)) == r.ContentLength {
@@ -168,7 +177,18 @@ func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat)
 		// A server that cannot set deadlines has bounds of its own, or none: it is not ours.
 		_ = http.NewResponseController(w).SetReadDeadline(begun.Add(allowed))
 	}
-	return trim(buf), nil
+	body := trim(buf)
+	if cap(body) < cap(buf) {
+		e.reuse(buf)
+	}
+	return body, nil
+}
+
+// reuse lets the next large body have the memory of one that nobody holds any more: a hundred refused at once leave little garbage.
+func (e *Ear) reuse(buf []byte) {
+	if cap(buf) > smallBody {
+		e.spare.Put(&buf)
+	}
 }
 
 // trim copies a body out of a buffer that is much too large for it: the log may keep it for long.

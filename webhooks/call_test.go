@@ -270,6 +270,8 @@ func (polite) Reply(_ *connectors.Call, v connectors.Verdict) (connectors.Reply,
 	return connectors.Reply{}, false
 }
 
+func (polite) Greetings() []string { return []string{"GET", "HEAD", "OPTIONS"} }
+
 func (polite) Greet(c *connectors.Call) (connectors.Reply, bool) {
 	word := c.URL.Query().Get("challenge")
 	if c.Method == http.MethodPost {

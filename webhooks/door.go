@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -32,8 +33,9 @@ type door struct {
 	limiter  *rate.Limiter
 	// busy is the answer to a call over the rate.
 	busy connectors.Reply
-	// allow names the methods of the address.
-	allow connectors.Reply
+	// methods are those of deliveries, greetings those of the handshake; allow names both, noDelivery the first alone.
+	methods, greetings []string
+	allow, noDelivery  connectors.Reply
 
 	results counters
 	seconds prometheus.Observer
@@ -52,7 +54,7 @@ const warnEvery = 10 * time.Second
 
 func newDoor(name string, r connectors.Receiver, m metrics) *door {
 	d := &door{
-		name: name, receiver: r, allow: noMethod,
+		name: name, receiver: r,
 		results: m.counters(name), seconds: m.seconds.WithLabelValues(name), reasons: m.reasons,
 		warned: rate.Sometimes{Interval: warnEvery}, unstored: rate.Sometimes{Interval: warnEvery},
 	}
@@ -69,9 +71,14 @@ func newDoor(name string, r connectors.Receiver, m metrics) *door {
 		wait := strconv.Itoa(max(1, int(math.Ceil(1/per))))
 		d.busy = problem(http.StatusTooManyRequests, "too many calls: send it again", "Retry-After", wait)
 	}
-	if d.greeter != nil {
-		d.allow = problem(http.StatusMethodNotAllowed, "webhooks are posted", "Allow", "GET, HEAD, OPTIONS, POST")
+	d.methods = []string{http.MethodPost}
+	if len(d.limits.Methods) > 0 {
+		d.methods = d.limits.Methods
 	}
+	if d.greeter != nil {
+		d.greetings = d.greeter.Greetings()
+	}
+	d.noDelivery, d.allow = notBy(d.methods), notBy(slices.Concat(d.methods, d.greetings))
 	return d
 }
 
@@ -87,6 +94,10 @@ func (e *Ear) receive(w http.ResponseWriter, r *http.Request) {
 			write(w, unframed)
 			return
 		}
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		// An answer that a cache on the way gave again would stand for a delivery that never came here.
+		w.Header().Set("Cache-Control", "no-store")
 	}
 	if isFolded(r) {
 		e.unknown[invalid].Inc()
@@ -120,7 +131,8 @@ func (e *Ear) receive(w http.ResponseWriter, r *http.Request) {
 
 // call does the work in its order and says what to answer, how many events or calls that counts for, and as what.
 func (e *Ear) call(w http.ResponseWriter, r *http.Request, d *door) (connectors.Reply, int, result) {
-	if r.Method != http.MethodPost && (d.greeter == nil || !greets(r.Method)) {
+	delivers, greets := slices.Contains(d.methods, r.Method), slices.Contains(d.greetings, r.Method)
+	if !delivers && !greets {
 		return d.allow, 1, unsupported
 	}
 	if d.limiter != nil && !d.limiter.Allow() {
@@ -129,11 +141,13 @@ func (e *Ear) call(w http.ResponseWriter, r *http.Request, d *door) (connectors.
 	c := connectors.Call{
 		Method: r.Method, URL: r.URL, Header: r.Header, Remote: e.caller(r), TLS: r.TLS, Received: e.now().UTC(),
 	}
-	if r.Method != http.MethodPost {
+	if greets {
 		if reply, ok := d.greeter.Greet(&c); ok {
 			return reply, 1, handshake
 		}
-		return noMethod, 1, unsupported
+		if !delivers {
+			return d.noDelivery, 1, unsupported
+		}
 	}
 	s := seat{ear: e}
 	// The seat is kept until the events are durable: only then has the memory passed to the log.
@@ -147,7 +161,7 @@ func (e *Ear) call(w http.ResponseWriter, r *http.Request, d *door) (connectors.
 		e.refusal(r.Context(), d, &c, err)
 		return d.answer(&c, connectors.Refused, notSigned), 1, refused
 	}
-	if d.greeter != nil {
+	if d.greeter != nil && !greets {
 		if reply, ok := d.greeter.Greet(&c); ok {
 			return reply, 1, handshake
 		}
@@ -278,8 +292,4 @@ func reason(err error) string {
 		return e.Reason()
 	}
 	return "refused"
-}
-
-func greets(method string) bool {
-	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }

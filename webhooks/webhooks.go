@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -73,6 +74,7 @@ type Ear struct {
 	memory  *semaphore.Weighted
 	// memorySize is memory's whole weight: nobody may ask for more.
 	memorySize int64
+	spare      sync.Pool // *[]byte: memory of large bodies that nobody holds any more
 
 	unavailable, unready connectors.Reply
 }
@@ -121,8 +123,8 @@ func New(c Config) (*Ear, error) {
 	return e, nil
 }
 
-// Handler serves POST /in/{connection}, GET, HEAD and OPTIONS there for connections with a handshake, and GET /healthz, which says no more than
-// that the process answers. Every path is matched as it came: nothing is cleaned, nothing redirected.
+// Handler serves /in/{connection}: the methods that a connection's deliveries come by, mostly POST alone, and those of its handshake where it has
+// one; and GET /healthz, which says no more than that the process answers. Every path is matched as it came: nothing is cleaned, nothing redirected.
 func (e *Ear) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true)
 	r.HandleFunc("/in/{connection}", e.receive)

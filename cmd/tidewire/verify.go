@@ -26,6 +26,7 @@ const maxRequest = 16 << 20
 
 // verifyFlags are what verify is asked.
 type verifyFlags struct {
+	config, connection                                                                             string
 	scheme, secretFile, publicKeyFile, certificateFile, publicURL, webhookID, username, at, remote string
 	tolerance                                                                                      time.Duration
 	asJSON                                                                                         bool
@@ -34,7 +35,10 @@ type verifyFlags struct {
 // verifyExample can be pasted into a shell as it is.
 const verifyExample = `  printf 'whsec_example' > secret.txt
   printf 'POST /in/stripe HTTP/1.1\nStripe-Signature: t=1767225600,v1=66767d6306a1173a1e9c6a7f1a0ffa2b9f613e44c1a02c71704222e753465204\n\n{"id":"evt_1"}' > request.http
-  tidewire verify --scheme stripe --secret-file secret.txt --at 2026-01-01T00:00:00Z < request.http`
+  tidewire verify --scheme stripe --secret-file secret.txt --at 2026-01-01T00:00:00Z < request.http
+
+  printf 'connections: {stripe: {connector: stripe, webhook: {secret: "${file:secret.txt}"}}}' > verify.yaml
+  tidewire verify --config verify.yaml --connection stripe --at 2026-01-01T00:00:00Z < request.http`
 
 // schemeNames are the named schemes in lines that fit a terminal.
 func schemeNames() string {
@@ -72,28 +76,36 @@ func isTerminal(in io.Reader) bool {
 func newVerify() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
-		Use: "verify --scheme NAME --secret-file FILE [flags] < request", DisableFlagsInUseLine: true,
-		Short: "Explain why a captured webhook is accepted or refused", Args: noArgs,
+		Use: "verify (--config FILE --connection NAME | --scheme NAME --secret-file FILE) [flags] < request", DisableFlagsInUseLine: true,
+		Short: "Explain why a captured webhook is accepted or refused", Args: noFile,
 		Long: `Read a captured HTTP request (request line, headers, empty line, body) from standard input, judge its
 signature as the hub would, and say step by step what was found and what would explain a refusal: a missing
-header, the wrong secret, an altered body, a clock. The secret is never printed. Exits with 0 when the request
-is accepted and with 1 when it is refused.
+header, the wrong secret, an altered body, a clock, another method or address. Nothing is asked over the
+network and no secret is printed. Exits with 0 when the request is accepted and with 1 when it is refused.
+
+With --connection it is judged by that connection's webhook settings in the config, of any scheme, named or
+spelled out, with every secret of a rotation. With --scheme it is judged by a named scheme and the
+credentials in the files given.
+
+A captured request does not hold the certificate of its caller: of mtls nothing can be told from it.
 
 Schemes: ` + schemeNames(),
 		Example: verifyExample,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			verifier, err := f.verifier()
+			judge, err := f.judge(cmd.Flags().Changed)
 			if err != nil {
 				return err
 			}
 			if isTerminal(cmd.InOrStdin()) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "tidewire: reading the request from standard input; end it with Ctrl-D")
 			}
-			return verify(f, verifier, cmd.InOrStdin(), cmd.OutOrStdout())
+			return verify(f, judge, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.scheme, "scheme", "", "the scheme's name, such as stripe or standard-webhooks (required)")
+	fl.StringVarP(&f.config, "config", "c", defaultConfig, "the config file, for --connection")
+	fl.StringVar(&f.connection, "connection", "", "the connection whose webhook settings are used")
+	fl.StringVar(&f.scheme, "scheme", "", "the scheme's name, such as stripe or standard-webhooks, where there is no config")
 	fl.StringVar(&f.secretFile, "secret-file", "", "file that holds the secret; one line end at its end is not part of it")
 	fl.StringVar(&f.publicKeyFile, "public-key-file", "", "file that holds the provider's public key")
 	fl.StringVar(&f.certificateFile, "certificate-file", "", "file that holds the provider's certificate in PEM")
@@ -107,12 +119,12 @@ Schemes: ` + schemeNames(),
 	return cmd
 }
 
-func verify(f verifyFlags, verifier *signature.Verifier, in io.Reader, out io.Writer) error {
+func verify(f verifyFlags, j judge, in io.Reader, out io.Writer) error {
 	request, err := f.request(in)
 	if err != nil {
 		return err
 	}
-	x := verifier.Explain(request)
+	x := j.explain(request)
 	if f.asJSON {
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
@@ -122,6 +134,9 @@ func verify(f verifyFlags, verifier *signature.Verifier, in io.Reader, out io.Wr
 		if f.at == "" && (x.Code == signature.Expired || x.Code == signature.Future) {
 			fmt.Fprintln(out, "hint: --at says when a captured request came")
 		}
+		if f.remote == "" && x.Code == signature.Source {
+			fmt.Fprintln(out, "hint: --remote says which address a captured request came from")
+		}
 	}
 	if err == nil && !x.Accepted {
 		return fmt.Errorf("%w: refused", errSaid)
@@ -129,9 +144,34 @@ func verify(f verifyFlags, verifier *signature.Verifier, in io.Reader, out io.Wr
 	return err
 }
 
+// noFile refuses arguments: what is given as one is the request, most of the time.
+func noFile(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usageError{fmt.Errorf("'%s' takes no arguments, and got %q; the request is read from standard input: < %[2]s (see '%[1]s --help')", cmd.CommandPath(), args[0])}
+}
+
+// judge is made of a connection's settings, or of a scheme and the flags. changed says which flags were given.
+func (f verifyFlags) judge(changed func(flag string) bool) (judge, error) {
+	if f.connection == "" {
+		if changed("config") {
+			return judge{}, usageError{errors.New("--connection is missing: it names the connection in the config that the request was sent to")}
+		}
+		verifier, err := f.verifier()
+		return judge{verifier: verifier}, err
+	}
+	for _, flag := range []string{"scheme", "secret-file", "public-key-file", "certificate-file", "public-url", "webhook-id", "username", "tolerance"} {
+		if changed(flag) {
+			return judge{}, usageError{fmt.Errorf("--%s and --connection exclude one another: the connection's settings say it", flag)}
+		}
+	}
+	return configured(f.config, f.connection)
+}
+
 func (f verifyFlags) verifier() (*signature.Verifier, error) {
 	if f.scheme == "" {
-		return nil, usageError{errors.New("--scheme is missing; 'tidewire verify --help' lists the schemes and shows an example")}
+		return nil, usageError{errors.New("--connection or --scheme is missing; 'tidewire verify --help' lists the schemes and shows an example")}
 	}
 	secret, err := readTrimmed("--secret-file", f.secretFile)
 	if err != nil {

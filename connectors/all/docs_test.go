@@ -184,15 +184,17 @@ func verifyPage(t *testing.T) []byte {
 	var b bytes.Buffer
 	b.WriteString(generated + "# verify\n\nThe block `webhook.verify` of an [http](http.md) connection says how a call proves where it comes from. " +
 		"With a named scheme it holds the credentials and little else:\n\n```yaml\nverify: {scheme: github, secret: \"${env:GITHUB_SECRET}\"}\n```\n\n" +
-		"`tidewire verify --scheme NAME --secret-file FILE < request` explains why a captured call is accepted or refused.\n\n## Schemes\n\n" +
-		"What is not set in the `webhook` block (`id`, `type`, `key`, …) comes from the scheme; without an expression for the identity it is the fingerprint of the body.\n\n")
-	b.WriteString("| scheme | for | needs | id | type | key | tried again by the provider |\n|---|---|---|---|---|---|---|\n")
+		"`tidewire verify --connection NAME < request` explains why a captured call to a connection of the config is accepted or refused; " +
+		"`tidewire verify --scheme NAME --secret-file FILE < request` does so for a named scheme without a config.\n\n## Schemes\n\n" +
+		"What is not set in the `webhook` block (`methods`, `id`, `type`, `key`, …) comes from the scheme; without an expression for the identity it is the fingerprint of the body, " +
+		"and of method and query for a call by another method than POST.\n\n")
+	b.WriteString("| scheme | for | needs | by | id | type | key | tried again by the provider |\n|---|---|---|---|---|---|---|---|\n")
 	for _, s := range signature.Schemes() {
 		title := s.Title
 		if s.Docs != "" {
 			title = "[" + s.Title + "](" + s.Docs + ")"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", codes(append([]string{s.Name}, s.Aliases...)), title, codes(s.Needs),
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", codes(append([]string{s.Name}, s.Aliases...)), title, codes(s.Needs), strings.Join(s.Deliveries(), ", "),
 			code(s.Defaults.ID), code(s.Defaults.Type), code(s.Defaults.Key), cell(s.Retries))
 	}
 	b.WriteString("\n## Settings\n\nThe named schemes set most of these themselves; the generic kinds (`hmac`, `hash`, `ed25519`, …) are spelled out in them.\n\n")
@@ -231,7 +233,7 @@ func rows(b *bytes.Buffer, s *jsonschema.Schema, prefix string) {
 			fallback = code(fmt.Sprint(p.Value.Default))
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", name, value(p.Value), fallback, cell(p.Value.Description))
-		if p.Value.Properties != nil {
+		if p.Value.Properties != nil && p.Value.AllOf == nil {
 			rows(b, p.Value, prefix+p.Key+".")
 		}
 	}
@@ -240,6 +242,8 @@ func rows(b *bytes.Buffer, s *jsonschema.Schema, prefix string) {
 // value says in a few words what a setting may be.
 func value(s *jsonschema.Schema) string {
 	switch {
+	case s.AllOf != nil: // verify, which has a page of its own
+		return "[block](verify.md)"
 	case s.Ref != "":
 		return strings.TrimPrefix(s.Ref, "#/$defs/")
 	case len(s.AnyOf) == 2 && s.AnyOf[1].Ref == "#/$defs/reference":

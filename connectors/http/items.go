@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"net/http"
 	"net/url"
 	"slices"
 
@@ -36,6 +37,11 @@ const formType = "application/x-www-form-urlencoded"
 // parts takes a call apart. Nothing is made of a body that no expression looks at and that carries one event, but JSON is read all the same: one
 // that two readers may read differently is no fact.
 func (r *receiver) parts(c *connectors.Call) (parts, error) {
+	if len(c.Body) == 0 && method(c) != http.MethodPost {
+		if query := r.verifier.Query(request(c)); query != "" {
+			return asked(query)
+		}
+	}
 	out := parts{contentType: c.Header.Get("Content-Type")}
 	way := r.scheme.Body
 	media, _, _ := mime.ParseMediaType(out.contentType)

@@ -20,12 +20,14 @@ import (
 // defaultType is the type of an event of which neither the settings nor the scheme knows one.
 const defaultType = "webhook"
 
-// ReceiveSettings say how webhooks are verified and read. An expression sees header("Name"), query("name") and body: the
-// JSON of the call or, where a call carries several events, of the one; a form's fields where the call is a form. What is not set
-// comes from the verification scheme.
+// ReceiveSettings say how webhooks are verified and read. An expression sees method, header("Name"), query("name") and body: the
+// JSON of the call or, where a call carries several events, of the one; a form's fields where the call is a form; an object of the query's parameters
+// where all that a call says is in its query. What is not set comes from the verification scheme.
 type ReceiveSettings struct {
-	Verify  verification      `yaml:"verify,required" doc:"How a call proves where it comes from: a named scheme, or one spelled out. {scheme: none} has to be said."`
-	ID      config.Expression `yaml:"id" doc:"Expression for the event's identity: the same for the same fact, however often it is sent. Default: the scheme's, else a fingerprint of the body."`
+	Verify verification `yaml:"verify,required" doc:"How a call proves where it comes from: a named scheme, or one spelled out. {scheme: none} has to be said."`
+	// Methods other than POST make no two calls of the same body equal: what is deleted is not what was changed.
+	Methods []string          `yaml:"methods,one" enum:"GET|POST|PUT|PATCH|DELETE" doc:"Methods that deliveries come by; one or a list. Default: the scheme's, mostly POST alone. Calls by others are answered 405. Most schemes sign the body and not the method: whoever has seen a call could send it again by another of these. The event of a GET without a body has the query's parameters as its body, a JSON object of texts."`
+	ID      config.Expression `yaml:"id" doc:"Expression for the event's identity: the same for the same fact, however often it is sent. Default: the scheme's, else a fingerprint of the body, and of method and query for a call by another method than POST."`
 	Type    config.Expression `yaml:"type" doc:"Expression for the event's type. Default: the scheme's, else webhook."`
 	Key     config.Expression `yaml:"key" doc:"Expression for the ordering key: events with equal keys reach a target in order. Default: the scheme's, else none."`
 	Time    config.Expression `yaml:"time" doc:"Expression for when the fact happened, a timestamp or a text by RFC 3339. Default: the scheme's, else when the call came."`
@@ -101,6 +103,7 @@ func newReceiver(name string, s ReceiveSettings) (*receiver, error) {
 		r.many = true
 	}
 	var problems config.Problems
+	problems = append(problems, r.deliveries(s.Methods)...)
 	if items != "" && items != "." {
 		r.items = strings.Split(items, ".")
 		for _, step := range r.items {
@@ -153,10 +156,13 @@ func misspelt(x config.Expression, name string, err error) config.Problems {
 	}
 	var out config.Problems
 	for _, p := range c.Problems {
-		out = append(out, x.Problem(p.Line, p.Column, p.Message, `an expression sees header("Name"), query("name") and body`))
+		out = append(out, x.Problem(p.Line, p.Column, p.Message, `an expression sees method, header("Name"), query("name") and body`))
 	}
 	return out
 }
+
+// Verifier judges the calls, for whoever wants to explain one.
+func (r *receiver) Verifier() *signature.Verifier { return r.verifier }
 
 // Limits are the webhook's settings.
 func (r *receiver) Limits() connectors.Limits { return r.limits }
@@ -190,6 +196,9 @@ func (r *receiver) Verify(_ context.Context, c *connectors.Call) error {
 	}
 	return err
 }
+
+// Greetings are the methods of the scheme's handshake.
+func (r *receiver) Greetings() []string { return r.verifier.Greetings() }
 
 // Greet answers the scheme's handshake.
 func (r *receiver) Greet(c *connectors.Call) (connectors.Reply, bool) {
@@ -227,7 +236,7 @@ func reply(a signature.Answer) connectors.Reply {
 }
 
 // Events reads the call as the settings say. An event without an ID of its own has the fingerprint of its bytes; where many come
-// in one call and the ID is the call's, each has its place in the list added.
+// in one call and the ID is the call's, each has its place in the list added. An event of another method than POST has that in the extension "method".
 func (r *receiver) Events(c *connectors.Call) ([]event.Event, error) {
 	if _, greeting := r.verifier.Greet(request(c), false); greeting {
 		return nil, nil
@@ -236,9 +245,9 @@ func (r *receiver) Events(c *connectors.Call) ([]event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := expression.Input{Header: c.Header}
+	in := expression.Input{Method: method(c), Header: c.Header}
 	if r.needsQuery && c.URL != nil {
-		in.Query = c.URL.Query()
+		in.Query = values(c.URL.RawQuery)
 	}
 	events := make([]event.Event, 0, len(parts.each))
 	for i, p := range parts.each {
@@ -252,7 +261,7 @@ func (r *receiver) Events(c *connectors.Call) ([]event.Event, error) {
 			e.ID = fmt.Sprintf("%s.%d", e.ID, i)
 		}
 		if e.ID = event.StableID(e.ID); e.ID == "" {
-			e.ID = event.Fingerprint(p.text)
+			e.ID = r.fingerprint(c, p.text)
 		}
 		events = append(events, e)
 	}
@@ -262,6 +271,9 @@ func (r *receiver) Events(c *connectors.Call) ([]event.Event, error) {
 // event reads one event's attributes. Its ID is still as the provider wrote it.
 func (r *receiver) event(c *connectors.Call, in *expression.Input, body []byte) (e event.Event, err error) {
 	e.Source, e.Body, e.Recorded = r.name, body, c.Received
+	if m := method(c); m != http.MethodPost {
+		e.Extensions = map[string]string{"method": m}
+	}
 	// Whoever writes the expression knows the system; the providers whose IDs are known count their attempts in the body, some of them.
 	e.Restated = r.id != nil && !r.id.own
 	if e.ID, err = r.id.text(in); err != nil {
@@ -300,7 +312,7 @@ func (x *reading) text(in *expression.Input) (string, error) {
 	// An expression ends by its cost limit: there is nothing to cancel.
 	s, err := x.program.String(context.Background(), in)
 	if err == nil {
-		return s, nil
+		return strings.Clone(s), nil // it may be a part of the parsed body, which would stay in memory as long as the event does
 	}
 	if x.own {
 		return "", x.failure(err)

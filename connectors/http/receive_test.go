@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	nethttp "net/http"
 	"net/url"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -173,7 +176,7 @@ func TestCallsBecomeEvents(t *testing.T) {
 func TestLimitsAndAnswersAreTheSchemes(t *testing.T) {
 	t.Parallel()
 	r := mustReceive(t, `{verify: {scheme: adyen-standard, secret: 44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056}, max_body: 2MiB, rate_limit: 120/m, compressed: true}`)
-	if got, want := r.(connectors.Limited).Limits(), (connectors.Limits{MaxBody: 2 << 20, Rate: 2, Compressed: true}); got != want {
+	if got, want := r.(connectors.Limited).Limits(), (connectors.Limits{Methods: []string{"POST"}, MaxBody: 2 << 20, Rate: 2, Compressed: true}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}
 	replier := r.(connectors.Replier)
@@ -188,6 +191,30 @@ func TestLimitsAndAnswersAreTheSchemes(t *testing.T) {
 	}
 }
 
+// TestAttributesKeepNothingOfTheParsedBody: the log counts an event's body for what it holds in memory, and that is all of the call that it holds.
+func TestAttributesKeepNothingOfTheParsedBody(t *testing.T) { //nolint:paralleltest // it measures the heap
+	const calls, size = 32, 1 << 20
+	r := mustReceive(t, `{verify: {scheme: token, secret: abcdefgh, header: X-Token}, max_body: 2MiB, id: body.id, key: body.customer}`)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what is pooled goes with the second
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	kept := make([]event.Event, 0, calls)
+	before := heap()
+	for i := range calls {
+		e := one(t, r, calling(fmt.Sprintf(`{"id":"e%d","customer":"c%d","pad":"%s"}`, i, i, strings.Repeat("x", size))))
+		e.Body = nil
+		kept = append(kept, e)
+	}
+	if grown := int64(heap()) - int64(before); grown > calls*size/4 {
+		t.Errorf("%d events hold %d MiB beside their bodies", len(kept), grown>>20)
+	}
+	runtime.KeepAlive(kept)
+}
+
 func TestHandshakesAreTheSchemes(t *testing.T) {
 	t.Parallel()
 	get := calling("")
@@ -198,6 +225,15 @@ func TestHandshakesAreTheSchemes(t *testing.T) {
 	}
 	if _, ok := mustReceive(t, `{verify: {scheme: token, secret: abcdefgh, header: X-Token}}`).(connectors.Greeter).Greet(get); ok {
 		t.Error("a challenge that nobody set was answered")
+	}
+	for webhook, want := range map[string]string{
+		`{verify: {scheme: token, secret: abcdefgh, header: X-Token, challenge: c}}`: "GET", `{verify: {scheme: github, secret: s}}`: "",
+		`{verify: {scheme: mandrill, secret: s, public_url: "https://h.example/in/a"}}`: "GET HEAD", `{verify: {scheme: slack, secret: s}}`: "",
+		`{verify: {scheme: sap-event-mesh, username: u, password: abcdefgh}}`: "OPTIONS", `{verify: {scheme: woocommerce, secret: s}}`: "",
+	} {
+		if got := strings.Join(mustReceive(t, webhook).(connectors.Greeter).Greetings(), " "); got != want {
+			t.Errorf("%s is tested by %q, want %q", webhook, got, want)
+		}
 	}
 	ping := calling("webhook_id=17")
 	woo := mustReceive(t, `{verify: {scheme: woocommerce, secret: abcdefgh}}`)

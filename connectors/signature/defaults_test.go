@@ -20,7 +20,7 @@ import (
 // evaluator reads the default expressions the way a webhook is read: body and header.
 func evaluator(t *testing.T, header http.Header) *cel.Env {
 	t.Helper()
-	env, err := cel.NewEnv(ext.Strings(), cel.Variable("body", cel.DynType),
+	env, err := cel.NewEnv(ext.Strings(), cel.Variable("body", cel.DynType), cel.Variable("method", cel.StringType),
 		cel.Function("header", cel.Overload("header_string", []*cel.Type{cel.StringType}, cel.StringType,
 			cel.UnaryBinding(func(v ref.Val) ref.Val { return types.String(header.Get(string(v.(types.String)))) }))))
 	if err != nil {
@@ -192,7 +192,7 @@ func eval(t *testing.T, env *cel.Env, source string, body any) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _, err := program.Eval(map[string]any{"body": body})
+	out, _, err := program.Eval(map[string]any{"body": body, "method": "POST"})
 	if err != nil {
 		return "error: " + err.Error()
 	}

@@ -55,6 +55,7 @@ const (
 	Algorithm   Code = "algorithm"   // it was made with an algorithm that is not accepted
 	Certificate Code = "certificate" // the certificate is not one to trust
 	Source      Code = "source"      // it came from an address that is not allowed
+	Method      Code = "method"      // deliveries do not come by its method; only said where a call is explained
 )
 
 // Refusal is the error of Verify.

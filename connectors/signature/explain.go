@@ -56,8 +56,14 @@ func (v *Verifier) Explain(c Request) Explanation {
 		return x
 	}
 	x.Code, x.Reason = r.Code, r.Text
-	if compared(t.steps) {
-		x.Hints = append(x.Hints, "the signature itself is right, only the clock is off: for a captured call say when it came, otherwise set the clocks of both machines by NTP")
+	if v.set.Scheme == kindMTLS && c.TLS == nil {
+		x.Hints = append(x.Hints, "a captured request does not hold the client certificate it came with, so nothing of mtls can be told from one: "+
+			"try the address itself with the certificate, such as with curl --cert and --key")
+		return x
+	}
+	// The library that reads tokens looks at their times once their signature fits.
+	if hint := v.untimely(r, &c, t.steps); hint != "" {
+		x.Hints = append(x.Hints, hint)
 		return x
 	}
 	for _, g := range v.guesses(&c) {
@@ -67,10 +73,49 @@ func (v *Verifier) Explain(c Request) Explanation {
 	}
 	x.Hints = append(x.Hints, v.elsewhere(&c)...)
 	if len(x.Hints) == 0 && r.Code == Mismatch {
-		x.Hints = append(x.Hints, "nothing that usually goes wrong explains it: most probably the secret is another one; "+
-			"test and live mode, and every address at the provider, have secrets of their own")
+		x.Hints = append(x.Hints, "nothing that usually goes wrong explains it: most probably "+v.another())
 	}
 	return x
+}
+
+// untimely is the hint for a call of which everything is right but a time; "" for others.
+func (v *Verifier) untimely(r *Refusal, c *Request, steps []Step) string {
+	const clocks = ": for a captured call say when it came, otherwise set the clocks of both machines by NTP"
+	switch {
+	case r.Code != Expired && r.Code != Future:
+		return ""
+	case compared(steps):
+		return "the signature itself is right, only the clock is off" + clocks
+	case !v.set.SecretsUntil.IsZero() && c.At.After(v.set.SecretsUntil):
+		return "the sender still has the old secret: give it the new one, or move secrets_until"
+	case v.set.Scheme == kindJWT: // the library that reads tokens looks at their times once their signature fits
+		return "the token's signature is right, only its times do not fit" + clocks
+	}
+	return ""
+}
+
+// another says which other credential the sender most probably has.
+func (v *Verifier) another() string {
+	const altered = " is right, the body was altered on the way: hold its SHA-256 against the sender's"
+	if len(v.keys) > 0 && v.keys[0].public != nil {
+		return "the sender signs with another key than the one whose " + strings.ReplaceAll(v.keySetting(), "_", " ") + " is set; where the key" + altered
+	}
+	if v.set.Scheme == kindBasic {
+		return "the user name or the password is another one"
+	}
+	const secret = "the secret is another one; test and live mode, and every address at the provider, have secrets of their own"
+	if v.signed.has(bodyPart, formPart, formKVPart) {
+		return secret + "; where the secret" + altered
+	}
+	return secret
+}
+
+// keySetting is the setting that a public key came from.
+func (v *Verifier) keySetting() string {
+	if v.set.Certificate != "" {
+		return "certificate"
+	}
+	return "public_key"
 }
 
 // compared reports whether the signature was compared and fitted.
@@ -81,7 +126,8 @@ func compared(steps []Step) bool {
 // fits reports whether a call's signature is right, whatever the clock says.
 func fits(v *Verifier, c Request) bool {
 	t := &trace{}
-	return v.verify(&c, t) == nil || compared(t.steps)
+	r := AsRefusal(v.verify(&c, t))
+	return r == nil || compared(t.steps) && (r.Code == Expired || r.Code == Future)
 }
 
 // guess is a mistake to try: the verifier and the call as they would be without it.
@@ -92,7 +138,7 @@ type guess struct {
 }
 
 func (v *Verifier) guesses(c *Request) []guess {
-	return slices.Concat(v.guessSecrets(c), v.guessKeys(c), v.guessBodies(c), v.guessURLs(c), v.guessForm(c))
+	return slices.Concat(v.guessSecrets(c), v.guessKeys(c), v.guessBodies(c), v.guessURLs(c), v.guessMethods(c), v.guessForm(c))
 }
 
 // vary is the verifier with other rules and other secrets; nil when no key can be made that way.
@@ -110,7 +156,7 @@ func (v *Verifier) vary(rules func(*Settings), secret func(string) string) *Veri
 		}
 		text := secret(k.text)
 		next, err := secretKey(other.set, text, k.hash)
-		if err == nil && len(next.bytes) > 0 {
+		if next.until = k.until; err == nil && len(next.bytes) > 0 {
 			other.keys = append(other.keys, next)
 		}
 	}
@@ -176,6 +222,7 @@ func (v *Verifier) guessBodies(c *Request) []guess {
 	bom := "\ufeff"
 	variants := []struct{ hint, body string }{
 		{"it fits with a line end after the body: something on the way removed it", body + "\n"},
+		{"it fits without the line end after the body: something on the way, or the tool that saved it, added it", strings.TrimSuffix(body, "\n")},
 		{"it fits with a carriage return and line end after the body: something on the way removed them", body + "\r\n"},
 		{"it fits without the line end after the body: something on the way, or the tool that saved it, added it", noLineEnd(body)},
 		{"it fits when line ends are LF: something on the way made them CRLF", lf},
@@ -188,8 +235,10 @@ func (v *Verifier) guessBodies(c *Request) []guess {
 		variants = append(variants, struct{ hint, body string }{fmt.Sprintf(again, w.how), w.body})
 	}
 	var out []guess
+	tried := map[string]bool{body: true}
 	for _, g := range variants {
-		if g.body != body {
+		if !tried[g.body] {
+			tried[g.body] = true
 			other := *c
 			other.Body = []byte(g.body)
 			out = append(out, guess{g.hint, v, other})
@@ -273,6 +322,22 @@ func (v *Verifier) guessURLs(c *Request) []guess {
 	return out
 }
 
+// guessMethods tries other methods, where the method is signed.
+func (v *Verifier) guessMethods(c *Request) []guess {
+	if !v.signed.has(methodPart) {
+		return nil
+	}
+	var out []guess
+	for _, method := range Methods() {
+		if method != c.Method {
+			other := *c
+			other.Method = method
+			out = append(out, guess{"it fits when the method is " + method + ": something on the way, or whoever saved the call, changed it", v, other})
+		}
+	}
+	return out
+}
+
 // origin is scheme and host of an address.
 func origin(u string) string {
 	scheme, rest, _ := strings.Cut(u, "://")
@@ -319,6 +384,9 @@ func (v *Verifier) elsewhere(c *Request) []string {
 	}
 	if len(like) > 0 {
 		return []string{fmt.Sprintf("the call has no header %s, but has %s", v.place.header, strings.Join(like, ", "))}
+	}
+	if v.set.Scheme == kindBasic || v.set.Scheme == kindToken {
+		return []string{fmt.Sprintf("the call has no header %s: is it set at the provider, and does every proxy pass it on?", v.place.header)}
 	}
 	return []string{fmt.Sprintf("the call has no header %s: is signing switched on at the provider, and does every proxy pass the header on?", v.place.header)}
 }

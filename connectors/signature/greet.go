@@ -10,6 +10,20 @@ import (
 // maxChallenge is the longest challenge that is echoed.
 const maxChallenge = 512
 
+// Greetings are the methods on which Greet may find a test before the call is verified, beside those of deliveries.
+func (v *Verifier) Greetings() []string {
+	switch v.scheme.Handshake {
+	case EchoChallenge, BraintreeChallenge:
+		return []string{http.MethodGet}
+	case Probe:
+		return []string{http.MethodGet, http.MethodHead}
+	case CloudEventsOptions:
+		return []string{http.MethodOptions}
+	case NoHandshake, SlackChallenge, WooPing: // these two come as deliveries do
+	}
+	return nil
+}
+
 // Greet answers a provider that tests the address, as the scheme's Handshake says; ok false means that the call is none. It is asked
 // before Verify with verified false, and again with verified true once Verify has passed. A greeting stores nothing.
 func (v *Verifier) Greet(c Request, verified bool) (a Answer, ok bool) {

@@ -95,18 +95,8 @@ func (ch *checker) rulesSet() []string {
 	u := ch.user
 	keyID := u.KeyID != nil && (ch.scheme.Rules.KeyID == nil || u.KeyID.Header != "" || u.KeyID.Match != "")
 	var out []string
-	for _, r := range []struct {
-		name string
-		set  bool
-	}{
-		{"header", u.Header != ""}, {"query", u.Query != ""}, {"field", u.Field != ""}, {"format", u.Format != nil}, {"hash", u.Hash != ""},
-		{"encoding", u.Encoding != ""}, {"key", u.Key != ""}, {"key_strip", u.KeyStrip != ""}, {"signed", u.Signed != ""},
-		{"alt_signed", u.AltSigned != ""}, {"ts", u.TS != nil}, {"required", len(u.Required) > 0}, {"require_equal", len(u.RequireEqual) > 0},
-		{"key_id", keyID}, {"cert", u.Cert != nil}, {"url_variants", len(u.URLVariants) > 0}, {"body_hash_query", u.BodyHashQuery != ""},
-		{"algorithms", len(u.Algorithms) > 0}, {"claims", len(u.Claims) > 0}, {"issuer", u.Issuer != ""}, {"audience", u.Audience != ""},
-		{"body_hash_claim", u.BodyHashClaim != ""}, {"url_hash_claim", u.URLHashClaim != ""}, {"challenge", u.Challenge != ""},
-	} {
-		if r.set {
+	for _, r := range rules(u) {
+		if r.set && (r.name != "key_id" || keyID) {
 			out = append(out, r.name)
 		}
 	}
@@ -190,8 +180,7 @@ func (ch *checker) unused() {
 	if !ch.usesSecret() && kind != kindBasic && len(ch.set.Secrets) > 0 {
 		ch.add("secrets", "remove it", "scheme %s uses no secrets", name)
 	}
-	publicKinds := []string{kindEd25519, kindECDSA, kindRSA, kindBrain, kindBrainGet}
-	if ch.set.PublicKey != "" && !slices.Contains(publicKinds, kind) && (kind != kindJWT || symmetric(ch.set.Algorithms)) {
+	if ch.set.PublicKey != "" && !slices.Contains(publicKinds(), kind) && (kind != kindJWT || symmetric(ch.set.Algorithms)) {
 		ch.add("public_key", "remove it", "scheme %s uses no public key", name)
 	}
 	if ch.set.Certificate != "" && kind != kindECDSA && kind != kindRSA && (kind != kindJWT || symmetric(ch.set.Algorithms)) {

@@ -2,14 +2,15 @@ package signature
 
 import (
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/tidewire/tidewire/config"
 )
 
-// Scheme is what is known of one provider's webhooks, as data. Expressions are CEL over the call: header("Name") is a header, body the
-// parsed body (of one item, where a call carries several), as Body says.
+// Scheme is what is known of one provider's webhooks, as data. Expressions are CEL over the call: header("Name") is a header, method the
+// call's method, body the parsed body (of one item, where a call carries several), as Body says.
 type Scheme struct {
 	// Name is the word for Settings.Scheme; Aliases are others for the same.
 	Name    string
@@ -20,6 +21,8 @@ type Scheme struct {
 	Rules Settings
 	// Needs lists the settings a user has to give.
 	Needs []string
+	// Methods are those that the provider delivers by. Default: POST alone.
+	Methods []string
 	// Defaults are the expressions used where the connection gives none.
 	Defaults Defaults
 	// Many: one call carries a list of events. Items is the path to it, such as "events"; "" where the body itself is the list.
@@ -36,6 +39,14 @@ type Scheme struct {
 	Handshake Handshake
 	// Retries says in one line when the provider tries again and for how long.
 	Retries string
+}
+
+// Deliveries are the methods that deliveries come by.
+func (s Scheme) Deliveries() []string {
+	if len(s.Methods) == 0 {
+		return []string{http.MethodPost}
+	}
+	return slices.Clone(s.Methods)
 }
 
 // Defaults are CEL expressions. An empty ID means the fingerprint of the body; an empty Key no order; an empty Time

@@ -1,6 +1,7 @@
 package signature
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/tidewire/tidewire/config"
@@ -14,6 +15,9 @@ func anyAge() *bool {
 	enforce := false
 	return &enforce
 }
+
+// getPost are the methods of providers that deliver by both: what a GET says is in its query, which they sign.
+func getPost() []string { return []string{http.MethodGet, http.MethodPost} }
 
 // ok200 is a plain 200 with a text.
 func ok200(body string) Answer {
@@ -109,9 +113,11 @@ func schemesAtoG() []Scheme {
 		Name: "frappe", Aliases: []string{"erpnext"}, Title: "ERPNext and Frappe",
 		Docs:  "https://docs.frappe.io/framework/user/en/guides/integration/webhooks",
 		Rules: Settings{Scheme: kindHMAC, Header: "X-Frappe-Webhook-Signature", Hash: "sha256", Encoding: "base64", Signed: "{body}"},
-		Needs: []string{"secret"},
+		Needs: []string{"secret"}, Methods: []string{http.MethodPost, http.MethodPut, http.MethodDelete},
 		Defaults: Defaults{
-			ID:   `(has(body.doctype) ? string(body.doctype) + "." : "") + string(body.name) + "." + string(body.modified)`,
+			// A document that is deleted has the time of its last change still: without the method its end would be taken for a repeat of that.
+			ID: `(has(body.doctype) ? string(body.doctype) + "." : "") + string(body.name) + "." + string(body.modified) + ` +
+				`(method == "POST" ? "" : "." + method)`,
 			Type: `has(body.doctype) ? string(body.doctype) : "frappe.document"`, Subject: "string(body.name)", Key: "string(body.name)",
 		},
 		Body: JSON, Retries: "5 s timeout; 3 tries within seconds, then never again",

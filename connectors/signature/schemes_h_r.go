@@ -15,12 +15,12 @@ func schemesHtoR() []Scheme {
 	}, {
 		Name: "hubspot-v2", Title: "HubSpot (v2 signatures, workflows and cards)", Docs: hubspotDocs,
 		Rules: Settings{Scheme: kindHash, Header: "X-HubSpot-Signature", Hash: "sha256", Encoding: "hex", Signed: "{secret}{method}{url}{body}"},
-		Needs: []string{"secret", "public_url"}, Defaults: hubspot, Many: true, Body: JSON, Retries: hubspotRetries,
+		Needs: []string{"secret", "public_url"}, Methods: getPost(), Defaults: hubspot, Many: true, Body: JSON, Retries: hubspotRetries,
 	}, {
 		Name: "hubspot-v3", Aliases: []string{"hubspot"}, Title: "HubSpot", Docs: hubspotDocs,
 		Rules: Settings{Scheme: kindHMAC, Header: "X-HubSpot-Signature-v3", Hash: "sha256", Encoding: "base64", Signed: "{method}{url}{body}{ts}",
 			TS: &TS{Header: "X-HubSpot-Request-Timestamp", Unit: "ms"}, Tolerance: seconds(300), URLVariants: []string{decodedEscapes}},
-		Needs: []string{"secret", "public_url"}, Defaults: hubspot, Many: true, Body: JSON, Retries: hubspotRetries,
+		Needs: []string{"secret", "public_url"}, Methods: getPost(), Defaults: hubspot, Many: true, Body: JSON, Retries: hubspotRetries,
 	}, {
 		Name: "intercom", Title: "Intercom",
 		Docs: "https://developers.intercom.com/docs/webhooks",
@@ -47,7 +47,7 @@ func schemesHtoR() []Scheme {
 		Docs: "https://developers.messagebird.com/api/#verifying-http-requests",
 		Rules: Settings{Scheme: kindJWT, Header: "MessageBird-Signature-JWT", Algorithms: []string{"HS256", "HS384", "HS512"}, Issuer: "MessageBird",
 			BodyHashClaim: "payload_hash", URLHashClaim: "url_hash", Tolerance: seconds(1)},
-		Needs:    []string{"secret", "public_url"},
+		Needs: []string{"secret", "public_url"}, Methods: getPost(),
 		Defaults: Defaults{ID: `header("MessageBird-Request-Id")`, Type: `has(body.type) ? string(body.type) : "messagebird.event"`},
 		Body:     JSON,
 	}, {

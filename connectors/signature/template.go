@@ -170,7 +170,11 @@ func (e *env) prepare(v *Verifier, form []pair) error {
 					}
 				}
 			case urlPart:
-				u, err := signedURL(v.set.PublicURL, e.c.URL, t.urlLast())
+				bare := t.bare(e.c)
+				if bare && len(e.c.Body) > 0 {
+					return refuse(Malformed, "a GET with a body: where its query ends and the body begins is not signed")
+				}
+				u, err := signedURL(v.set.PublicURL, e.c.URL, bare || t.urlLast())
 				if err != nil {
 					return err
 				}
