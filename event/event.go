@@ -144,6 +144,17 @@ func (e Event) Encode() (id string, attributes map[string]string, payload []byte
 	return e.ID, a, e.Body
 }
 
+// Stored returns the event as Decode returns it after Encode: what is said at its acceptance alone is gone.
+func (e Event) Stored() Event {
+	// UTC takes away the reading of the monotonic clock too, which no record can carry.
+	e.Time, e.Recorded = e.Time.UTC(), e.Recorded.UTC()
+	e.Restated = false
+	if len(e.Extensions) == 0 {
+		e.Extensions = nil
+	}
+	return e
+}
+
 // Decode is the inverse of Encode. Attributes that are not CloudEvents' (no "ce_" before them) are left
 // alone, so that a log may add its own. An error names the attribute that is missing or malformed; the
 // record it came from is then a dead letter, never a reason to stop.
@@ -182,6 +193,9 @@ func Decode(attributes map[string]string, payload []byte) (Event, error) {
 	}
 	return e, e.Validate()
 }
+
+// KeyOf is the ordering key in an event's encoded attributes; empty when it has none.
+func KeyOf(attributes map[string]string) string { return attributes[attrKey] }
 
 func validID(id string) error {
 	switch {

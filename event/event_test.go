@@ -142,6 +142,23 @@ func random(r *rand.Rand) event.Event {
 	return e
 }
 
+// What a hub keeps in memory of an event that it has accepted is what it would read from its log.
+func TestStoredIsWhatEncodingLeaves(t *testing.T) {
+	t.Parallel()
+	now := time.Now() // with a reading of the monotonic clock
+	for name, x := range map[string]map[string]string{"nil": nil, "empty": {}, "some": {"apiversion": "1"}} {
+		e := event.Event{
+			ID: "a", Source: "s", Type: "t", Subject: "u", Key: "k", Time: now.In(time.FixedZone("", -3600)), Recorded: now,
+			ContentType: "text/plain", Body: []byte("b"), Extensions: x, Restated: true,
+		}
+		_, attributes, payload := e.Encode()
+		want, err := event.Decode(attributes, payload)
+		if got := e.Stored(); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v, %v", name, got, want, err)
+		}
+	}
+}
+
 func TestValidateNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	if err := full().Validate(); err != nil {

@@ -298,7 +298,10 @@ func (r *runner) report(ctx context.Context, d Delivery, o Outcome, pause time.D
 	if o.State != Delivered {
 		attrs = append(attrs, slog.String("reason", o.Reason), slog.String("error", o.Error))
 	}
-	r.logger.LogAttrs(ctx, level, "attempt", attrs...)
+	// Not through the Logger: it looks up its caller for every line, and no handler of ours prints it.
+	line := slog.NewRecord(time.Now(), level, "attempt", 0)
+	line.AddAttrs(attrs...)
+	_ = r.logger.Handler().Handle(ctx, line)
 }
 
 // idempotencyKey is what the target sees on every attempt of a delivery. The connection is part of it, within which an ID is unique, and so

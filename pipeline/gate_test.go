@@ -12,7 +12,7 @@ import (
 	"github.com/tidewire/tidewire/pipeline"
 )
 
-func (h *hub) resting() bool { return h.pipeline.Status()[0].Resting }
+func (h *hub) resting() bool { return h.pipeline.Status(h.t.Context())[0].Resting }
 
 // A target that takes every call and never answers is as bad as one that refuses them.
 func TestATargetThatNeverAnswersRests(t *testing.T) {

@@ -33,20 +33,24 @@ func (in *Intake) Accept(ctx context.Context, events ...event.Event) error {
 		if err := e.Validate(); err != nil {
 			return err
 		}
-		if e.Restated {
-			ms[i] = encode(context.WithValue(ctx, restatedKey{}, true), e)
-		} else {
-			ms[i] = encode(ctx, e)
-		}
+		ms[i] = offer(ctx, e)
 	}
 	return in.log.Publish(EventsTopic(source), ms...)
 }
 
-type restatedKey struct{}
+// offer makes the message of an event that is new to the log. Its context holds the record it will be, so that Prepare has
+// nothing to decode when this hub's log keeps it in memory.
+func offer(ctx context.Context, e event.Event) *message.Message {
+	m := encode(ctx, e)
+	r := &record{uuid: m.UUID, attributes: m.Metadata, payload: m.Payload, event: e.Stored(), restated: e.Restated}
+	r.decode.Do(func() {})
+	m.SetContext(context.WithValue(ctx, recordKey{}, r))
+	return m
+}
 
 // Same says whether a message is the stored one again, and not another fact under the same ID.
 func Same(stored, offered *message.Message) bool {
-	if restated, _ := offered.Context().Value(restatedKey{}).(bool); restated {
+	if r, ok := offered.Context().Value(recordKey{}).(*record); ok && r.restated {
 		return true
 	}
 	return bytes.Equal(stored.Payload, offered.Payload)
@@ -54,8 +58,8 @@ func Same(stored, offered *message.Message) bool {
 
 func encode(ctx context.Context, e event.Event) *message.Message {
 	id, attributes, payload := e.Encode()
-	m := message.NewMessageWithContext(ctx, id, payload)
-	m.Metadata = attributes
+	m := &message.Message{UUID: id, Metadata: attributes, Payload: payload} // nobody acks it
+	m.SetContext(ctx)
 	return m
 }
 

@@ -40,6 +40,9 @@ type Log interface {
 	// Lag says how many records of a topic a group has not finished, and when the oldest of them was
 	// appended (zero when there are none).
 	Lag(ctx context.Context, topic, group string) (records int64, oldest time.Time, err error)
+	// Shared says whether other hubs read for the same groups. Then a record in hand may pass to one of them: its message's context ends,
+	// no try may begin any more, and an ack counts only if it comes soon.
+	Shared() bool
 }
 
 // Subscription is one consumer group's way of reading.

@@ -123,7 +123,7 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	}
 	numbers, censusErr := b.census.Count(ctx)
 	for _, r := range b.routes {
-		if records, oldest, err := b.lagOf(ctx, r); err == nil {
+		if records, oldest, err := lagOf(ctx, b.log, r); err == nil {
 			gauge(b.lag, r.Name, float64(records))
 			gauge(b.lagSeconds, r.Name, since(oldest))
 		}
@@ -136,9 +136,10 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (b *backlog) lagOf(ctx context.Context, r Route) (records int64, oldest time.Time, err error) {
+// lagOf is how far a route is behind in all its topics.
+func lagOf(ctx context.Context, log Log, r Route) (records int64, oldest time.Time, err error) {
 	for _, source := range r.From {
-		n, t, err := b.log.Lag(ctx, EventsTopic(source), r.Name)
+		n, t, err := log.Lag(ctx, EventsTopic(source), r.Name)
 		if err != nil {
 			return 0, time.Time{}, err
 		}

@@ -173,13 +173,21 @@ type Status struct {
 	Paused string
 	// Resting: the target's breaker is open.
 	Resting bool
+	// Lag is how many records the route has not finished; Oldest is when the oldest of them was appended, zero when there are
+	// none. Both stay zero when the log cannot be asked.
+	Lag    int64
+	Oldest time.Time
 }
 
 // Status lists the routes by name.
-func (p *Pipeline) Status() []Status {
+func (p *Pipeline) Status(ctx context.Context) []Status {
 	all := make([]Status, 0, len(p.runners))
 	for _, r := range p.runners {
-		all = append(all, Status{Route: r.Name, Target: r.To, Paused: r.gate.pausedFor(), Resting: p.rests[r.To].resting()})
+		s := Status{Route: r.Name, Target: r.To, Paused: r.gate.pausedFor(), Resting: p.rests[r.To].resting()}
+		if n, oldest, err := lagOf(ctx, p.log, r.Route); err == nil {
+			s.Lag, s.Oldest = n, oldest
+		}
+		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b Status) int {
 		if a.Route < b.Route {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -18,6 +19,7 @@ type record struct {
 	uuid       string
 	attributes map[string]string
 	payload    []byte
+	restated   bool // see event.Event; said on the way into the log only
 
 	decode    sync.Once
 	event     event.Event
@@ -31,14 +33,18 @@ type record struct {
 type recordKey struct{}
 
 // Prepare gives a log record its shared half. A log calls it once for each record, when it is appended or read and before
-// any group sees it, and keeps the context it sets for every group's copy.
+// any group sees it, and keeps the context it sets for every group's copy. A message that is still in the context it was published
+// with brings its event along; what else is in that context ends with the call it came by and is let go of.
 func Prepare(m *message.Message, topic string, partition int32, offset int64) {
-	m.SetContext(context.WithValue(m.Context(), recordKey{}, &record{
-		at:         Position{Topic: topic, Partition: partition, Offset: offset},
-		uuid:       m.UUID,
-		attributes: m.Metadata,
-		payload:    m.Payload,
-	}))
+	ctx := m.Context()
+	r, offered := ctx.Value(recordKey{}).(*record)
+	if offered {
+		ctx = context.Background()
+	} else {
+		r = &record{uuid: m.UUID, attributes: m.Metadata, payload: m.Payload}
+	}
+	r.at = Position{Topic: topic, Partition: partition, Offset: offset}
+	m.SetContext(context.WithValue(ctx, recordKey{}, r))
 }
 
 // recordOf returns what Prepare set.
@@ -80,7 +86,8 @@ func (r *record) salvage() event.Event {
 	if e.ID == "" {
 		e.ID = event.Fingerprint([]byte(r.at.Topic), fmt.Append(nil, r.at.Partition, "/", r.at.Offset), r.payload)
 	}
-	e.Recorded = now()
+	// No time is known, and it must be the same for every hub that reads the record.
+	e.Recorded = time.Unix(0, 0).UTC()
 	e.Time = e.Recorded
 	return e
 }

@@ -53,10 +53,11 @@ type runner struct {
 	Route
 	gate    *gate
 	only    map[string]bool // event types "when" can hold for; nil: any
-	log     message.Publisher
+	log     Log
 	ledger  Ledger
 	metrics routeMetrics
 	logger  *slog.Logger
+	flights flights
 }
 
 func (p *Pipeline) newRunner(r Route, rest *rest, m routeMetrics) *runner {
@@ -162,9 +163,22 @@ func (r *runner) shape(ctx context.Context, rec *record) (body []byte, contentTy
 // durably.
 func (r *runner) handle(in reach, m *message.Message) error {
 	_ = deepen(0)
+	if r.log.Shared() {
+		take, cancel := context.WithCancel(in.take)
+		defer cancel()
+		defer context.AfterFunc(m.Context(), cancel)()
+		in.take = take
+	}
 	rec := recordOf(m)
 	e, _ := rec.Event() // an undecodable record becomes a dead letter in carry
 	d := Delivery{Route: r.Name, Event: e, At: rec.at}
+	if r.log.Shared() {
+		leave, err := r.flights.enter(in.take, flight{e.Source, e.ID})
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
 	failpoint.Hit("before-admit")
 	standing, err := r.admit(in, d)
 	if err != nil {

@@ -1,11 +1,13 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -154,6 +156,25 @@ func TestAnExpressionThatPanicsKillsOneDelivery(t *testing.T) {
 		if err != nil || o.State != Dead || o.Reason != c.reason || !strings.Contains(o.Error, "panicked") {
 			t.Errorf("%s: got %+v, %v", name, o, err)
 		}
+	}
+}
+
+// What a connector says when it panics may hold anything, so it is told to nobody.
+func TestAPanicsWordsAreNotTold(t *testing.T) {
+	t.Parallel()
+	for name, words := range map[string]any{"text": marker, "error": errors.New(marker), "value": struct{ secret string }{marker}} {
+		synctest.Test(t, func(t *testing.T) { // the quick tries have pauses between them
+			log := new(bytes.Buffer)
+			r := configured(t, "timeout: 1s", func(connectors.Delivery) { panic(words) })
+			r.logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			o, err := attempted(t.Context(), t, r, prepared(`{}`))
+			if err != nil || o.State != Parked || !strings.Contains(o.Error, "panicked") || !strings.Contains(log.String(), "panicked") {
+				t.Errorf("%s: got %+v, %v; the log says %s", name, o, err, log)
+			}
+			if strings.Contains(o.Error+log.String(), "SECRET") {
+				t.Errorf("%s: the words are told: %s; %s", name, o.Error, log)
+			}
+		})
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 // Settings of Go's runtime that a hub runs with. An operator's GOGC and GOMAXPROCS go before them.
 const (
 	// heapRoom is how much a hub's heap may grow, beyond twice what is live, before the garbage collector runs.
-	heapRoom = 24 << 20
+	heapRoom = 36 << 20
 	// inDiskCalls is how many goroutines sit in a read, write or sync of the store's file at a time, as a rule: the writer, and the one
 	// that copies the write-ahead log into the file.
 	inDiskCalls = 2

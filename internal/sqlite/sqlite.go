@@ -56,7 +56,8 @@ type Options struct {
 	// CheckpointPages is the number of new pages in the write-ahead log from which on they are copied into the
 	// file. The log may grow to some eight times that while writers are busy, then they wait. Default 4000 (16 MiB).
 	CheckpointPages int
-	// WriterCache bounds the writer's page cache in bytes. Default 8 MiB.
+	// WriterCache bounds the writer's page cache in bytes. Default 4 MiB: what is written goes to the ends of its tables, and the system
+	// caches the file as well.
 	WriterCache int
 	// Readers bounds the connections that Read uses at a time, each opened when first needed. Default 4.
 	Readers int
@@ -73,7 +74,7 @@ func (o Options) withDefaults() Options {
 		value int
 	}{
 		{&o.QueueJobs, 1024}, {&o.BatchJobs, 256}, {&o.CheckpointPages, 4000},
-		{&o.WriterCache, 8 << 20}, {&o.Readers, 4}, {&o.ReaderCache, 1 << 20},
+		{&o.WriterCache, 4 << 20}, {&o.Readers, 4}, {&o.ReaderCache, 1 << 20},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

@@ -46,7 +46,8 @@ type Config struct {
 	// payloads are equal.
 	Same func(stored, offered *message.Message) bool
 	// Prepare is called once for each record that comes into memory, before any group sees it. What it puts into the message's
-	// context, every group's copy sees. It must not change anything else. partition is always 0.
+	// context, every group's copy sees. It must not change anything else. partition is always 0. When the record was appended
+	// just now the message is still in the context it was published with, which the context it leaves should not be made of.
 	Prepare func(m *message.Message, topic string, partition int32, offset int64)
 	// OnDuplicate is told of each message that was not stored because its UUID is known with the same payload.
 	OnDuplicate func(topic, uuid string)

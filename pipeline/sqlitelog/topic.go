@@ -93,6 +93,10 @@ func (t *topic) extend(l *Log, drafts []*draft) {
 	}
 	for _, d := range drafts {
 		r := &record{offset: d.offset, at: d.at, msg: &message.Message{UUID: d.msg.UUID, Metadata: d.msg.Metadata, Payload: d.msg.Payload}}
+		if l.c.Prepare != nil {
+			r.msg.SetContext(d.msg.Context())
+			r.ready(t, l.c.Prepare) // now, so that nothing of that context is kept which Prepare does not keep
+		}
 		t.tail = append(t.tail, r)
 		t.tailSize += r.size()
 	}
