@@ -1,5 +1,5 @@
-# Tidewire. `make help` lists what is here. Nothing but Go and make is needed (and a C compiler for the race detector, which `make test`
-# installs where it may); tools are built once into CACHE.
+# Tidewire. `make help` lists what is here. Nothing but Go and make is needed; what `make test` wants beside (a C compiler for the race detector, strace, and for
+# cluster mode Java, Maven and PostgreSQL) it installs where it may. Tools are built, and servers downloaded, once into CACHE.
 
 GO      ?= go
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidewire
@@ -12,7 +12,7 @@ GOLANGCI := $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/tidewire
@@ -21,6 +21,18 @@ build: ## build bin/tidewire
 .PHONY: run
 run: build ## start a hub on the quickstart config and play a day of payments at it
 	$(BIN) quickstart --config deploy/quickstart/tidewire.yaml
+
+.PHONY: run-cluster
+run-cluster: build dev-up ## the same in cluster mode, on a real Kafka and PostgreSQL
+	set -a; . .dev/env; $(BIN) quickstart --config deploy/quickstart/cluster.yaml
+
+.PHONY: dev-up
+dev-up: ## bring up Kafka and PostgreSQL for trying things out
+	@deploy/dev/up
+
+.PHONY: dev-down
+dev-down: ## stop them; what they hold stays in .dev
+	@deploy/dev/down
 
 .PHONY: check
 check: ## the everyday tests, under three minutes
@@ -37,7 +49,7 @@ torture: tools ## the long crash campaigns: an hour or so, one line of JSON for 
 	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h -parallel 4 -v -run 'Torture|Failpoint' ./internal/torture
 
 .PHONY: tools
-tools: # strace, which makes fsync fail in the crash tests
+tools: # strace, and what Kafka and PostgreSQL need
 	@deploy/dev/tools
 
 .PHONY: cc
@@ -54,8 +66,9 @@ $(GOLANGCI):
 	GOBIN=$(dir $@) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 
 .PHONY: bench
-bench: build ## the whole-hub benchmark; prints a table and writes docs/benchmarks.md
-	$(BIN) bench --out docs/benchmarks.md
+bench: build dev-up ## the whole-hub benchmark, in both modes; prints a table and writes docs/benchmarks.md
+	set -a; . .dev/env; $(BIN) bench --out docs/benchmarks.md --kafka "$$TIDEWIRE_KAFKA" --postgres "$$TIDEWIRE_POSTGRES"; \
+		failed=$$?; deploy/dev/down; exit $$failed
 
 .PHONY: generate
 generate: build ## regenerate the config's JSON Schema
