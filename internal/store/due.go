@@ -83,7 +83,7 @@ func (s *Store) headsOf(conn *zsqlite.Conn, route int64, now time.Time, room int
 			return errEnough
 		}
 		return nil
-	}, route, nanos(now))
+	}, route, Nanos(now))
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
@@ -97,7 +97,7 @@ func (s *Store) lease(ctx context.Context, heads []candidate, now, until time.Ti
 	err = s.db.Write(ctx, func(conn *zsqlite.Conn) error {
 		taken = taken[:0]
 		for _, h := range heads {
-			changes, err := exec(conn, sqlLease, nanos(until), h.number, nanos(now))
+			changes, err := exec(conn, sqlLease, Nanos(until), h.number, Nanos(now))
 			if err != nil {
 				return err
 			}
@@ -161,12 +161,12 @@ func (s *Store) loadOne(conn *zsqlite.Conn, number int64) (d pipeline.Delivery, 
 			Route:    n.routeNames[row.ColumnInt64(0)],
 			At:       n.position(row.ColumnInt64(1), row.ColumnInt64(2)),
 			Number:   number,
-			First:    instant(row.ColumnInt64(3)),
+			First:    Instant(row.ColumnInt64(3)),
 			Attempts: row.ColumnInt(4),
 			Parks:    row.ColumnInt(5),
-			History:  decodeHistory(row.ColumnText(6)),
+			History:  DecodeHistory(row.ColumnText(6)),
 		}
-		d.Event, fault = decodeEvent(blob(row, 7), blob(row, 9), row.ColumnInt64(8))
+		d.Event, fault = DecodeEvent(blob(row, 7), blob(row, 9), row.ColumnInt64(8))
 		return nil
 	}, number)
 	return d, fault, err
@@ -180,13 +180,13 @@ func (s *Store) buryDamaged(ctx context.Context, b broken, now time.Time) error 
 	c := &decision{
 		ids:   ids{rangeID: rangeID{n.routes[d.Route], n.partitions[partition{d.At.Topic, d.At.Partition}]}},
 		d:     d,
-		o:     pipeline.Outcome{State: pipeline.Dead, Reason: reasonDamaged, Error: b.err.Error(), At: now},
+		o:     pipeline.Outcome{State: pipeline.Dead, Reason: ReasonDamaged, Error: b.err.Error(), At: now},
 		state: stateDead,
 	}
 	err := s.db.Write(ctx, func(conn *zsqlite.Conn) error {
 		c.removed = parked{}
 		// Copied first: finishing removes the row. When there is nothing to finish, the copy is taken back.
-		copied, err := exec(conn, sqlBuryParked, nanos(now), c.o.Reason, c.o.Error, d.Number)
+		copied, err := exec(conn, sqlBuryParked, Nanos(now), c.o.Reason, c.o.Error, d.Number)
 		if err != nil || copied == 0 {
 			return err
 		}
@@ -206,8 +206,8 @@ func (s *Store) buryDamaged(ctx context.Context, b broken, now time.Time) error 
 	return err
 }
 
-// reasonDamaged is the reason of a dead letter whose event is not what was written.
-const reasonDamaged = "damaged"
+// ReasonDamaged is the reason of a dead letter whose event is not what was written.
+const ReasonDamaged = "damaged"
 
 func leased(numbers []int64, until time.Time) []pipeline.Delivery {
 	ds := make([]pipeline.Delivery, 0, len(numbers))
@@ -229,7 +229,7 @@ func (s *Store) GiveBack(ctx context.Context, ds []pipeline.Delivery) error {
 			if d.Number == 0 {
 				continue // it came from the log, which hands it out again by itself
 			}
-			changes, err := exec(conn, sqlGiveBack, d.Number, nanos(d.Lease))
+			changes, err := exec(conn, sqlGiveBack, d.Number, Nanos(d.Lease))
 			if err != nil {
 				return err
 			}

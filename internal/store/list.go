@@ -35,14 +35,14 @@ func (s *Store) Dead(ctx context.Context, route string, limit int) ([]DeadLetter
 				Delivery: pipeline.Delivery{
 					Route:    route,
 					At:       n.position(row.ColumnInt64(1), row.ColumnInt64(2)),
-					First:    instant(row.ColumnInt64(4)),
+					First:    Instant(row.ColumnInt64(4)),
 					Attempts: row.ColumnInt(5),
 					Parks:    row.ColumnInt(6),
-					History:  decodeHistory(row.ColumnText(12)),
+					History:  DecodeHistory(row.ColumnText(12)),
 				},
 				Outcome: pipeline.Outcome{
 					State:    pipeline.Dead,
-					At:       instant(row.ColumnInt64(3)),
+					At:       Instant(row.ColumnInt64(3)),
 					Code:     row.ColumnInt(7),
 					Duration: time.Duration(row.ColumnInt64(8)),
 					TargetID: row.ColumnText(9),
@@ -50,7 +50,7 @@ func (s *Store) Dead(ctx context.Context, route string, limit int) ([]DeadLetter
 					Error:    row.ColumnText(11),
 				},
 			}
-			l.Delivery.Event, l.Fault = decodeEvent(blob(row, 13), blob(row, 15), row.ColumnInt64(14))
+			l.Delivery.Event, l.Fault = DecodeEvent(blob(row, 13), blob(row, 15), row.ColumnInt64(14))
 			letters = append(letters, l)
 			return nil
 		}, n.routes[route], max(limit, 0))
@@ -88,7 +88,7 @@ func (s *Store) Deliveries(ctx context.Context, f Filter) ([]Entry, error) {
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
-	if f.State != "" && numberOf(f.State) == 0 {
+	if f.State != "" && NumberOf(f.State) == 0 {
 		return nil, fmt.Errorf("list deliveries: there is no state %q", f.State)
 	}
 	n := s.names.Load()
@@ -124,8 +124,8 @@ func listRoute(conn *zsqlite.Conn, n *names, route int64, f Filter) (entries []E
 			EventID:  row.ColumnText(column + 5),
 			Attempts: row.ColumnInt(column + 2),
 			Outcome: pipeline.Outcome{
-				State:    stateBy(row.ColumnInt64(column)),
-				At:       instant(row.ColumnInt64(column + 1)),
+				State:    StateBy(row.ColumnInt64(column)),
+				At:       Instant(row.ColumnInt64(column + 1)),
 				Code:     row.ColumnInt(column + 3),
 				Duration: time.Duration(row.ColumnInt64(column + 4)),
 				TargetID: row.ColumnText(column + 6),
@@ -149,7 +149,7 @@ func listRoute(conn *zsqlite.Conn, n *names, route int64, f Filter) (entries []E
 		err := query(conn, sqlNewest, func(row *zsqlite.Stmt) error {
 			add(n.position(id, row.ColumnInt64(0)), row, 1)
 			return nil
-		}, route, id, numberOf(f.State), f.Limit)
+		}, route, id, NumberOf(f.State), f.Limit)
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +167,7 @@ func (s *Store) Balance(ctx context.Context) (map[string]map[pipeline.State]int6
 			states := make(map[pipeline.State]int64)
 			for number := int64(stateParked); number <= stateSkipped; number++ {
 				if c := row.ColumnInt64(int(number)); c > 0 {
-					states[stateBy(number)] = c
+					states[StateBy(number)] = c
 				}
 			}
 			balance[n.routeNames[row.ColumnInt64(0)]] = states
@@ -190,7 +190,7 @@ func (s *Store) Count(ctx context.Context) (map[string]pipeline.Numbers, error) 
 			c := pipeline.Numbers{Parked: row.ColumnInt64(1), Dead: row.ColumnInt64(2)}
 			if c.Parked > 0 {
 				err := query(conn, sqlOldest, func(row *zsqlite.Stmt) error {
-					c.OldestParked = instant(row.ColumnInt64(0))
+					c.OldestParked = Instant(row.ColumnInt64(0))
 					return nil
 				}, route)
 				if err != nil {

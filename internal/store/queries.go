@@ -119,3 +119,17 @@ const (
 	sqlWithParked = `SELECT route_id FROM tallies WHERE parked > 0`
 	sqlTallies    = `SELECT route_id, parked, dead FROM tallies WHERE parked <> 0 OR dead <> 0`
 )
+
+// For another store.
+const (
+	sqlExportParked = `SELECT p.number, d.route_id, d.partition_id, d.log_offset, d.state, d.decided_at, p.attempts, d.code, d.duration, d.event_id, d.target_id, d.reason, d.error,
+		p.next_at, p.parked_at, p.first_at, p.parks, p.history, p.attributes, p.crc, p.body
+		FROM parked p JOIN deliveries d ON d.route_id = p.route_id AND d.partition_id = p.partition_id AND d.log_offset = p.log_offset
+		WHERE p.number > $1 ORDER BY p.number LIMIT $2`
+	sqlExportDead = `SELECT p.number, d.route_id, d.partition_id, d.log_offset, d.state, p.decided_at, p.attempts, p.code, p.duration, d.event_id, p.target_id, p.reason, p.error,
+		p.first_at, p.parks, p.history, p.attributes, p.crc, p.body
+		FROM dead p JOIN deliveries d ON d.route_id = p.route_id AND d.partition_id = p.partition_id AND d.log_offset = p.log_offset
+		WHERE p.number > $1 ORDER BY p.number LIMIT $2`
+	sqlExportRange = `SELECT route_id, partition_id, log_offset, state, decided_at, attempts, code, duration, event_id, target_id, reason, error
+		FROM deliveries WHERE route_id = $1 AND partition_id = $2 AND log_offset > $3 ORDER BY log_offset LIMIT $4`
+)

@@ -27,7 +27,7 @@ func (s *Store) Retain(ctx context.Context, before time.Time) (removed int64, er
 		return 0, fmt.Errorf("retain deliveries: %w", err)
 	}
 	for _, at := range ranges {
-		n, err := s.retainRange(ctx, at, nanos(before))
+		n, err := s.retainRange(ctx, at, Nanos(before))
 		removed += n
 		if err != nil {
 			return removed, fmt.Errorf("retain deliveries: %w", err)
@@ -118,7 +118,7 @@ func (s *Store) look(ctx context.Context, at rangeID, after, before int64) (c ch
 // many. It works in small transactions like Retain.
 func (s *Store) RetainDead(ctx context.Context, before time.Time) (removed int64, err error) {
 	for route := range s.names.Load().routeNames {
-		n, err := s.retainDead(ctx, route, nanos(before))
+		n, err := s.retainDead(ctx, route, Nanos(before))
 		removed += n
 		if err != nil {
 			return removed, fmt.Errorf("retain dead letters: %w", err)

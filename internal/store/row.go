@@ -22,21 +22,24 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// row is a delivery's event and past as columns have them; the body is the event's own.
-type row struct {
-	attributes string
-	history    string
-	crc        int64
+// Row is a delivery's event and past as columns have them; the body is the event's own.
+type Row struct {
+	// Attributes are the event's but its body, as a JSON object of strings.
+	Attributes string
+	// History holds the latest attempts as JSON; empty when there are none.
+	History string
+	// CRC is over attributes and body.
+	CRC int64
 }
 
-// encodeRow writes an event down with a checksum over all of it, so that a damaged one is never delivered.
-func encodeRow(d pipeline.Delivery) (row, error) {
+// EncodeRow writes an event down with a checksum over all of it, so that a damaged one is never delivered.
+func EncodeRow(d pipeline.Delivery) (Row, error) {
 	_, attributes, body := d.Event.Encode()
 	text, err := json.Marshal(attributes)
 	if err != nil {
-		return row{}, fmt.Errorf("encode attributes: %w", err)
+		return Row{}, fmt.Errorf("encode attributes: %w", err)
 	}
-	return row{attributes: string(text), history: encodeHistory(d.History), crc: checksum(text, body)}, nil
+	return Row{Attributes: string(text), History: EncodeHistory(d.History), CRC: checksum(text, body)}, nil
 }
 
 func checksum(attributes, body []byte) int64 {
@@ -46,8 +49,8 @@ func checksum(attributes, body []byte) int64 {
 // errDamaged: the bytes are not those that were written.
 var errDamaged = errors.New("the stored event is damaged: its checksum does not match")
 
-// decodeEvent is the inverse of encodeRow. An event that was never valid comes back as far as it goes, with an error.
-func decodeEvent(attributes, body []byte, crc int64) (event.Event, error) {
+// DecodeEvent is the inverse of EncodeRow. An event that was never valid comes back as far as it goes, with an error.
+func DecodeEvent(attributes, body []byte, crc int64) (event.Event, error) {
 	if checksum(attributes, body) != crc {
 		return event.Event{}, errDamaged
 	}
@@ -58,14 +61,14 @@ func decodeEvent(attributes, body []byte, crc int64) (event.Event, error) {
 	return event.Decode(a, body)
 }
 
-// encodeHistory keeps the latest attempts.
-func encodeHistory(h []pipeline.Attempt) string {
+// EncodeHistory keeps the latest attempts, each error cut to 512 bytes.
+func EncodeHistory(h []pipeline.Attempt) string {
 	if len(h) == 0 {
 		return ""
 	}
 	kept := make([]pipeline.Attempt, 0, pipeline.HistoryKept)
 	for _, a := range h[max(0, len(h)-pipeline.HistoryKept):] {
-		a.Error = clip(a.Error, maxHistoryError)
+		a.Error = Clip(a.Error, maxHistoryError)
 		kept = append(kept, a)
 	}
 	text, err := json.Marshal(kept)
@@ -75,8 +78,8 @@ func encodeHistory(h []pipeline.Attempt) string {
 	return string(text)
 }
 
-// decodeHistory is the inverse of encodeHistory; what cannot be read is no history.
-func decodeHistory(text string) []pipeline.Attempt {
+// DecodeHistory is the inverse of EncodeHistory; what cannot be read is no history.
+func DecodeHistory(text string) []pipeline.Attempt {
 	var h []pipeline.Attempt
 	if text == "" || json.Unmarshal([]byte(text), &h) != nil {
 		return nil
@@ -84,16 +87,17 @@ func decodeHistory(text string) []pipeline.Attempt {
 	return h
 }
 
-// bounded is the outcome with everything cut to what a row may hold.
-func bounded(o pipeline.Outcome) pipeline.Outcome {
-	o.Reason = clip(o.Reason, maxReason)
-	o.TargetID = clip(o.TargetID, maxTargetID)
-	o.Error = clip(o.Error, maxError)
+// Bounded is the outcome with everything cut to what a row may hold: Reason to 64 bytes, TargetID to 255, Error to 2 KiB; UTF-8
+// without zero bytes.
+func Bounded(o pipeline.Outcome) pipeline.Outcome {
+	o.Reason = Clip(o.Reason, maxReason)
+	o.TargetID = Clip(o.TargetID, maxTargetID)
+	o.Error = Clip(o.Error, maxError)
 	return o
 }
 
-// clip cuts s to at most n bytes between characters and makes it UTF-8 without zero bytes, which PostgreSQL refuses.
-func clip(s string, n int) string {
+// Clip cuts s to at most n bytes between characters and makes it UTF-8 without zero bytes, which PostgreSQL refuses.
+func Clip(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]
 		for i := len(s) - 1; i >= 0 && i >= len(s)-utf8.UTFMax; i-- {
@@ -111,5 +115,5 @@ func clip(s string, n int) string {
 	if utf8.ValidString(s) {
 		return s
 	}
-	return clip(strings.ToValidUTF8(s, "\uFFFD"), n)
+	return Clip(strings.ToValidUTF8(s, "\uFFFD"), n)
 }

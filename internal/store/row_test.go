@@ -14,12 +14,12 @@ func FuzzClip(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string, n int) {
 		n &= 0xff
-		got := clip(s, n)
+		got := Clip(s, n)
 		if len(got) > n || !utf8.ValidString(got) || strings.Contains(got, "\x00") {
-			t.Errorf("clip(%q, %d) = %q", s, n, got)
+			t.Errorf("Clip(%q, %d) = %q", s, n, got)
 		}
 		if len(s) <= n && utf8.ValidString(s) && !strings.Contains(s, "\x00") && got != s {
-			t.Errorf("clip(%q, %d) = %q, though there was nothing to cut", s, n, got)
+			t.Errorf("Clip(%q, %d) = %q, though there was nothing to cut", s, n, got)
 		}
 	})
 }
@@ -27,14 +27,14 @@ func FuzzClip(f *testing.F) {
 func TestTimesComeBack(t *testing.T) {
 	t.Parallel()
 	for _, want := range []time.Time{{}, time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC), time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC)} {
-		if got := instant(nanos(want)); !got.Equal(want) {
+		if got := Instant(Nanos(want)); !got.Equal(want) {
 			t.Errorf("%s comes back as %s", want, got)
 		}
 	}
-	if n := nanos(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)); n != math.MaxInt64 {
+	if n := Nanos(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)); n != math.MaxInt64 {
 		t.Errorf("the far future is %d", n)
 	}
-	if n := nanos(time.Date(3, 1, 1, 0, 0, 0, 0, time.UTC)); n <= 0 || n > 10 {
+	if n := Nanos(time.Date(3, 1, 1, 0, 0, 0, 0, time.UTC)); n <= 0 || n > 10 {
 		t.Errorf("the far past is %d, which is not a time that has come", n)
 	}
 }

@@ -20,8 +20,8 @@ const (
 	stateSkipped   = 4
 )
 
-// numberOf is a state as rows have it; 0 for one that does not exist.
-func numberOf(s pipeline.State) int64 {
+// NumberOf is a state as rows have it: 1 parked, 2 delivered, 3 dead, 4 skipped; 0 for one that does not exist.
+func NumberOf(s pipeline.State) int64 {
 	switch s {
 	case pipeline.Parked:
 		return stateParked
@@ -35,8 +35,8 @@ func numberOf(s pipeline.State) int64 {
 	return 0
 }
 
-// stateBy is the inverse of numberOf.
-func stateBy(number int64) pipeline.State {
+// StateBy is the inverse of NumberOf; empty for a number that is no state.
+func StateBy(number int64) pipeline.State {
 	switch number {
 	case stateParked:
 		return pipeline.Parked
@@ -75,7 +75,7 @@ type parked struct {
 // Skipped count whoever says so. A delivery without a lease is not held to one. Reason is cut to 64 bytes, TargetID to
 // 255, Error to 2 KiB and each error in the history to 512 bytes.
 func (s *Store) Settle(ctx context.Context, d pipeline.Delivery, o pipeline.Outcome) error {
-	state := numberOf(o.State)
+	state := NumberOf(o.State)
 	if state == 0 {
 		return fmt.Errorf("settle event %s on route %s: there is no state %q", d.Event.ID, d.Route, o.State)
 	}
@@ -92,7 +92,7 @@ func (s *Store) Settle(ctx context.Context, d pipeline.Delivery, o pipeline.Outc
 	default:
 		failpoint.Hit("before-settle")
 	}
-	if err := s.decide(ctx, &decision{ids: id, d: d, o: bounded(o), state: state}); err != nil {
+	if err := s.decide(ctx, &decision{ids: id, d: d, o: Bounded(o), state: state}); err != nil {
 		return fmt.Errorf("settle event %s on route %s as %s: %w", d.Event.ID, d.Route, o.State, err)
 	}
 	if state == stateParked {
@@ -139,13 +139,13 @@ func (s *Store) decide(ctx context.Context, c *decision) error {
 func (c *decision) job() (func(*zsqlite.Conn) error, error) {
 	switch {
 	case c.state == stateParked && c.d.Number != 0:
-		history := encodeHistory(c.d.History)
+		history := EncodeHistory(c.d.History)
 		return func(conn *zsqlite.Conn) error { return c.parkAgain(conn, history) }, nil
 	case c.state == stateParked:
-		row, err := encodeRow(c.d)
+		row, err := EncodeRow(c.d)
 		return func(conn *zsqlite.Conn) error { return c.park(conn, row) }, err
 	case c.state == stateDead:
-		row, err := encodeRow(c.d)
+		row, err := EncodeRow(c.d)
 		return func(conn *zsqlite.Conn) error { return c.bury(conn, row) }, err
 	}
 	return c.end, nil
@@ -181,7 +181,7 @@ func (c *decision) insert(conn *zsqlite.Conn) (fresh bool, err error) {
 	stmt.BindInt64(2, c.partition)
 	stmt.BindInt64(3, c.d.At.Offset)
 	stmt.BindInt64(4, c.state)
-	stmt.BindInt64(5, nanos(c.o.At))
+	stmt.BindInt64(5, Nanos(c.o.At))
 	stmt.BindInt64(6, int64(c.d.Attempts))
 	stmt.BindInt64(7, int64(c.o.Code))
 	stmt.BindInt64(8, int64(c.o.Duration))
@@ -242,20 +242,20 @@ func unpark(conn *zsqlite.Conn, route int64, p parked) error {
 
 // rewrite brings the row of a delivery that had one up to this decision.
 func (c *decision) rewrite(conn *zsqlite.Conn) error {
-	_, err := exec(conn, sqlDecidedAgain, c.state, nanos(c.o.At), c.d.Attempts, c.o.Code, int64(c.o.Duration),
+	_, err := exec(conn, sqlDecidedAgain, c.state, Nanos(c.o.At), c.d.Attempts, c.o.Code, int64(c.o.Duration),
 		c.o.TargetID, c.o.Reason, c.o.Error, c.route, c.partition, c.d.At.Offset)
 	return err
 }
 
 // park adds the delivery and its event, behind its elders if there are any. One that has a row already is left alone.
-func (c *decision) park(conn *zsqlite.Conn, row row) error {
+func (c *decision) park(conn *zsqlite.Conn, row Row) error {
 	c.inserted = false
 	fresh, err := c.insert(conn)
 	if err != nil || !fresh {
 		return err
 	}
 	_, err = exec(conn, sqlPark, c.route, c.source, c.d.Event.Key, c.partition, c.d.At.Offset,
-		nanos(c.o.Next), nanos(c.o.At), nanos(c.d.First), c.d.Attempts, c.d.Parks, row.history, row.attributes, row.crc, c.d.Event.Body)
+		Nanos(c.o.Next), Nanos(c.o.At), Nanos(c.d.First), c.d.Attempts, c.d.Parks, row.History, row.Attributes, row.CRC, c.d.Event.Body)
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (c *decision) parkAgain(conn *zsqlite.Conn, history string) error {
 	if err != nil || p.number == 0 || c.outdated(p) {
 		return err
 	}
-	if _, err := exec(conn, sqlParkAgain, nanos(c.o.Next), nanos(c.d.First), c.d.Attempts, c.d.Parks, history, p.number); err != nil {
+	if _, err := exec(conn, sqlParkAgain, Nanos(c.o.Next), Nanos(c.d.First), c.d.Attempts, c.d.Parks, history, p.number); err != nil {
 		return err
 	}
 	c.moved = true
@@ -279,13 +279,13 @@ func (c *decision) parkAgain(conn *zsqlite.Conn, history string) error {
 }
 
 // bury settles a delivery as dead and keeps its event.
-func (c *decision) bury(conn *zsqlite.Conn, row row) error {
+func (c *decision) bury(conn *zsqlite.Conn, row Row) error {
 	done, err := c.finish(conn)
 	if err != nil || !done {
 		return err
 	}
-	_, err = exec(conn, sqlBury, c.route, c.partition, c.d.At.Offset, nanos(c.o.At), nanos(c.d.First), c.d.Attempts, c.d.Parks, c.o.Code,
-		int64(c.o.Duration), c.o.TargetID, c.o.Reason, c.o.Error, row.history, row.attributes, row.crc, c.d.Event.Body)
+	_, err = exec(conn, sqlBury, c.route, c.partition, c.d.At.Offset, Nanos(c.o.At), Nanos(c.d.First), c.d.Attempts, c.d.Parks, c.o.Code,
+		int64(c.o.Duration), c.o.TargetID, c.o.Reason, c.o.Error, row.History, row.Attributes, row.CRC, c.d.Event.Body)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (c *decision) bury(conn *zsqlite.Conn, row row) error {
 
 // outdated reports whether the delivery's lease has passed to somebody else.
 func (c *decision) outdated(p parked) bool {
-	return !c.d.Lease.IsZero() && p.leaseUntil != nanos(c.d.Lease)
+	return !c.d.Lease.IsZero() && p.leaseUntil != Nanos(c.d.Lease)
 }
 
 // findParked finds the parked row of the delivery, by its number or else by its place.

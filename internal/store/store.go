@@ -156,8 +156,8 @@ func (s *Store) Admit(ctx context.Context, d pipeline.Delivery) (pipeline.Standi
 	return standing, nil
 }
 
-// nanos is t as rows have it: 0 for no time, and within what 64 bits can say.
-func nanos(t time.Time) int64 {
+// Nanos is t as rows have it, in nanoseconds since 1970: 0 for no time, and within what 64 bits can say.
+func Nanos(t time.Time) int64 {
 	switch {
 	case t.IsZero():
 		return 0
@@ -169,8 +169,8 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// instant is the inverse of nanos.
-func instant(n int64) time.Time {
+// Instant is the inverse of Nanos.
+func Instant(n int64) time.Time {
 	if n == 0 {
 		return time.Time{}
 	}

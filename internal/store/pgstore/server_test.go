@@ -1,0 +1,47 @@
+package pgstore_test
+
+import (
+	"context"
+	"net/url"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidewire/tidewire/internal/services"
+)
+
+// server is a real PostgreSQL.
+type server struct{ *services.Postgres }
+
+// password is one that has to be escaped in a URL.
+const password = "s3cr3t-p@ss/w:rd"
+
+func newServer(ctx context.Context) (*server, error) {
+	p, err := services.StartPostgres(ctx, services.PostgresOptions{
+		Password: password,
+		Settings: map[string]string{"max_connections": "300", "recovery_init_sync_method": "syncfs"},
+	})
+	return &server{p}, err
+}
+
+func (s *server) url(database string) string {
+	u, err := url.Parse(s.URL())
+	if err != nil {
+		panic(err)
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+// exec runs SQL beside the store.
+func (s *server) exec(tb testing.TB, sql string, args ...any) {
+	tb.Helper()
+	conn, err := pgx.Connect(tb.Context(), s.url("postgres"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(tb.Context()))
+	if _, err := conn.Exec(tb.Context(), sql, args...); err != nil {
+		tb.Fatal(err)
+	}
+}
