@@ -98,7 +98,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage or invalid config, 3 environment (port
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newServe(), newValidate(), newConfig(), newVerify(), newQuickstart(), newBench(), newVersion())
+	root.AddCommand(newServe(), newValidate(), newConfig(), newVerify(), newQuickstart(), newMigrate(), newBench(), newVersion())
 	root.SetHelpCommand(newHelp(root))
 	return root
 }

@@ -104,7 +104,7 @@ func TestHelp(t *testing.T) {
 	if root.code != exitOK || root.err != "" || !strings.Contains(root.out, "tidewire quickstart") || !strings.Contains(root.out, "Exit codes:") {
 		t.Errorf("without arguments: exit %d\n%s%s", root.code, root.out, root.err)
 	}
-	for _, args := range []string{"serve", "validate", "verify", "config", "config schema", "quickstart", "bench", "version", "completion", "completion bash"} {
+	for _, args := range []string{"serve", "validate", "verify", "config", "config schema", "quickstart", "migrate", "migrate to-cluster", "bench", "version", "completion", "completion bash"} {
 		got := call(t, "", append(strings.Fields(args), "--help")...)
 		if got.code != exitOK || got.err != "" || !strings.Contains(got.out, "Usage:\n  tidewire "+strings.Fields(args)[0]) {
 			t.Errorf("%s --help: exit %d\n%s%s", args, got.code, got.out, got.err)
@@ -121,7 +121,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"serve", "validate", "verify", "config", "quickstart", "bench", "version", "completion"} {
+	for _, name := range []string{"serve", "validate", "verify", "config", "quickstart", "migrate", "bench", "version", "completion"} {
 		if !strings.Contains(root.out, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s", name)
 		}

@@ -21,7 +21,9 @@ type Config struct {
 	// Checks decide readiness: each must pass.
 	Checks []Check
 	// Routes tells how the routes are doing. A route that rests or is paused is listed and does not make the hub unready.
-	Routes func() []RouteState
+	Routes func(ctx context.Context) []RouteState
+	// Cluster tells who shares the work; nil when this hub does all of it.
+	Cluster func(ctx context.Context) *Cluster
 	// Gatherer is where the metrics are.
 	Gatherer prometheus.Gatherer
 	// Version is shown in /readyz.
@@ -34,6 +36,8 @@ type Check struct {
 	Name string
 	// Probe returns nil, or a sentence for the person on call. It must obey ctx.
 	Probe func(ctx context.Context) error
+	// Note, asked when Probe has passed, is a sentence on what works and deserves a look; empty when nothing does. May be nil.
+	Note func() string
 }
 
 // RouteState is one route's line in /readyz.
@@ -42,6 +46,37 @@ type RouteState struct {
 	Target string `json:"target"`
 	State  string `json:"state"` // running, resting, paused
 	Reason string `json:"reason,omitempty"`
+	// LagEvents is how many records the route has not finished, on all hubs together; LagSeconds how old the oldest of them is.
+	LagEvents  int64   `json:"lag_events"`
+	LagSeconds float64 `json:"lag_seconds"`
+	// Holds says which partitions this hub reads for the route, as "events.shop 0-3, 7"; only where hubs share them.
+	Holds string `json:"holds,omitempty"`
+}
+
+// Cluster is who shares the work.
+type Cluster struct {
+	// Hub is this hub.
+	Hub string `json:"hub"`
+	// Hubs are all that have been seen of late, this one among them.
+	Hubs []Hub `json:"hubs"`
+	// Duties are what one hub at a time does.
+	Duties []Duty `json:"duties"`
+	// Unknown says why the rest could not be asked for.
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// Hub is one of the hubs that share the work.
+type Hub struct {
+	Name    string    `json:"name"`
+	Started time.Time `json:"started"`
+	Seen    time.Time `json:"seen"`
+}
+
+// Duty is what one hub at a time does, and which.
+type Duty struct {
+	Name   string    `json:"name"`
+	Holder string    `json:"holder"`
+	Until  time.Time `json:"until"`
 }
 
 // Readiness is the answer of /readyz.
@@ -50,6 +85,7 @@ type Readiness struct {
 	Version string        `json:"version"`
 	Checks  []CheckResult `json:"checks"`
 	Routes  []RouteState  `json:"routes"`
+	Cluster *Cluster      `json:"cluster,omitempty"`
 }
 
 // CheckResult is one check's line in /readyz.
@@ -57,11 +93,14 @@ type CheckResult struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Reason string `json:"reason,omitempty"`
+	Note   string `json:"note,omitempty"`
 }
 
 const (
-	// probeWithin bounds all checks of one call together.
+	// probeWithin bounds each check; they are made side by side, so that one that hangs takes nothing from the others.
 	probeWithin = 3 * time.Second
+	// routesWithin bounds telling how the routes are doing, which is there to be read and decides nothing.
+	routesWithin = time.Second
 	// probeKept is how long an answer serves further calls: many probes must not become a load of their own.
 	probeKept = time.Second
 )
@@ -119,17 +158,39 @@ func (a *answerer) readiness(ctx context.Context) Readiness {
 		return a.last
 	}
 	// The answer serves later callers too: it must not depend on this one hanging on.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeWithin)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	// Lists are lists also when they are empty: whoever reads the JSON need not know null.
-	now := Readiness{Ready: true, Version: a.Version, Checks: []CheckResult{}, Routes: append([]RouteState{}, a.Routes()...)}
-	for _, c := range a.Checks {
-		result := CheckResult{Name: c.Name, OK: true}
-		if err := c.Probe(ctx); err != nil {
-			result.OK, result.Reason, now.Ready = false, err.Error(), false
-		}
-		now.Checks = append(now.Checks, result)
+	now := Readiness{Ready: true, Version: a.Version, Checks: make([]CheckResult, len(a.Checks)), Routes: []RouteState{}}
+	var asking sync.WaitGroup
+	ask := func(within time.Duration, f func(ctx context.Context)) {
+		asking.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, within)
+			defer cancel()
+			f(ctx)
+		})
+	}
+	for i, c := range a.Checks {
+		ask(probeWithin, func(ctx context.Context) { now.Checks[i] = c.result(ctx) })
+	}
+	ask(routesWithin, func(ctx context.Context) { now.Routes = append(now.Routes, a.Routes(ctx)...) })
+	if a.Config.Cluster != nil {
+		ask(probeWithin, func(ctx context.Context) { now.Cluster = a.Config.Cluster(ctx) })
+	}
+	asking.Wait()
+	for _, c := range now.Checks {
+		now.Ready = now.Ready && c.OK
 	}
 	a.last, a.at = now, time.Now()
 	return now
+}
+
+func (c Check) result(ctx context.Context) CheckResult {
+	if err := c.Probe(ctx); err != nil {
+		return CheckResult{Name: c.Name, Reason: err.Error()}
+	}
+	r := CheckResult{Name: c.Name, OK: true}
+	if c.Note != nil {
+		r.Note = c.Note()
+	}
+	return r
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +31,7 @@ func door(t *testing.T, c admin.Config) func(method, path string) (*http.Respons
 	t.Helper()
 	c.Logger = slog.New(slog.DiscardHandler)
 	if c.Routes == nil {
-		c.Routes = func() []admin.RouteState { return nil }
+		c.Routes = func(context.Context) []admin.RouteState { return nil }
 	}
 	if c.Gatherer == nil {
 		c.Gatherer = prometheus.NewRegistry()
@@ -86,7 +88,7 @@ func TestReadyWhenAllIsWell(t *testing.T) {
 	}
 	ask := door(t, admin.Config{
 		Checks: []admin.Check{{Name: "store", Probe: func(context.Context) error { return nil }}},
-		Routes: func() []admin.RouteState { return routes }, Version: "v1.2.3",
+		Routes: func(context.Context) []admin.RouteState { return routes }, Version: "v1.2.3",
 	})
 	res, body := ask(http.MethodGet, "/readyz")
 	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "application/json" || res.Header.Get("Cache-Control") != "no-store" {
@@ -123,6 +125,36 @@ func TestNotReadySaysWhy(t *testing.T) {
 	}
 }
 
+// TestWhoSharesTheWorkIsShown asks a hub that is one of several: what it holds, who the others are, and what works but deserves a look.
+func TestWhoSharesTheWorkIsShown(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	cluster := &admin.Cluster{
+		Hub: "hub-1", Hubs: []admin.Hub{{Name: "hub-1", Started: at, Seen: at}, {Name: "hub-2", Started: at, Seen: at}},
+		Duties: []admin.Duty{{Name: "retention", Holder: "hub-2", Until: at}},
+	}
+	_, body := door(t, admin.Config{
+		Checks: []admin.Check{{Name: "log", Probe: func(context.Context) error { return nil }, Note: func() string { return "12 events wait in the spool" }}},
+		Routes: func(context.Context) []admin.RouteState {
+			return []admin.RouteState{{Route: "paid", State: "running", Holds: "events.shop 0-3", LagEvents: 7, LagSeconds: 1.5}}
+		},
+		Cluster: func(context.Context) *admin.Cluster { return cluster },
+	})(http.MethodGet, "/readyz")
+	got := readiness(t, body)
+	if !reflect.DeepEqual(got.Cluster, cluster) {
+		t.Errorf("cluster: %+v", got.Cluster)
+	}
+	if r := got.Routes[0]; r.Holds != "events.shop 0-3" || r.LagEvents != 7 || r.LagSeconds != 1.5 {
+		t.Errorf("route: %+v", r)
+	}
+	if c := got.Checks[0]; !c.OK || c.Note != "12 events wait in the spool" {
+		t.Errorf("check: %+v", c)
+	}
+	if _, alone := door(t, admin.Config{})(http.MethodGet, "/readyz"); strings.Contains(alone, "cluster") {
+		t.Errorf("a hub that is alone tells of a cluster: %s", alone)
+	}
+}
+
 func TestRoutesAreAListAlsoWhenThereAreNone(t *testing.T) {
 	t.Parallel()
 	_, body := door(t, admin.Config{})(http.MethodGet, "/readyz")
@@ -149,7 +181,7 @@ func TestManyProbesAreOneCheck(t *testing.T) {
 				}
 				return nil
 			}}},
-			Routes:   func() []admin.RouteState { return nil },
+			Routes:   func(context.Context) []admin.RouteState { return nil },
 			Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 		})
 		ask := func() int {
@@ -190,7 +222,7 @@ func TestAHangingCheckIsBounded(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}}},
-			Routes:   func() []admin.RouteState { return nil },
+			Routes:   func(context.Context) []admin.RouteState { return nil },
 			Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 		})
 		gone, leave := context.WithCancel(t.Context())
@@ -204,6 +236,43 @@ func TestAHangingCheckIsBounded(t *testing.T) {
 		// The clock is the test's own: this is no measurement.
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("the check hung for %s", took)
+		}
+	})
+}
+
+// TestWhatHangsTakesNothingFromTheOthers has a log that does not answer: neither the routes' lag nor its own check may use up the time of the store's.
+func TestWhatHangsTakesNothingFromTheOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		handler := admin.Handler(admin.Config{
+			Checks: []admin.Check{
+				{Name: "log", Probe: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+				{Name: "store", Probe: func(ctx context.Context) error {
+					select {
+					case <-time.After(2 * time.Second):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}},
+			},
+			Routes: func(ctx context.Context) []admin.RouteState {
+				<-ctx.Done()
+				return []admin.RouteState{{Route: "orders", State: "running"}}
+			},
+			Cluster:  func(ctx context.Context) *admin.Cluster { return &admin.Cluster{Hub: fmt.Sprint(ctx.Err() == nil)} },
+			Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		})
+		start := time.Now()
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+		got := readiness(t, w.Body.String())
+		if got.Ready || got.Checks[0].OK || !got.Checks[1].OK || len(got.Routes) != 1 || got.Cluster.Hub != "true" {
+			t.Errorf("%+v %+v", got, got.Cluster)
+		}
+		// The clock is the test's own: this is no measurement.
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("all of it took %s", took)
 		}
 	})
 }

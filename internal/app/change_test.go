@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -68,9 +69,13 @@ func TestAConnectionThatARouteHasLeftIsNotHeld(t *testing.T) {
 
 // TestParkedDeliveriesOfARouteThatIsGoneAreTold renames a route that has something parked.
 func TestParkedDeliveriesOfARouteThatIsGoneAreTold(t *testing.T) {
-	t.Parallel()
+	bothModes(t, parkedDeliveriesOfARouteThatIsGoneAreTold)
+}
+
+func parkedDeliveriesOfARouteThatIsGoneAreTold(t *testing.T, in mode) {
+	t.Helper()
 	office := receiving(t, func(call) int { return http.StatusInternalServerError })
-	text := simple(t.TempDir(), office.URL, ", retry: {schedule: [1h]}")
+	text := in(simple(t.TempDir(), office.URL, ", retry: {schedule: [1h]}"))
 	h := serve(t, text)
 	h.post(t, stripeEvent("evt_1", "cus_1"), stripeSecret)
 	until(t, "it is parked", func() bool { return h.metric(t, `tidewire_parked{route="all"}`) == "1" })
@@ -80,5 +85,25 @@ func TestParkedDeliveriesOfARouteThatIsGoneAreTold(t *testing.T) {
 	again := serve(t, strings.Replace(text, "\n  all: {", "\n  everything: {", 1))
 	if got := again.log.String(); !strings.Contains(got, "deliveries are parked on a route that the config does not have") || !strings.Contains(got, "route=all") {
 		t.Errorf("the log says:\n%s", got)
+	}
+}
+
+// TestAStopWhileTheRoutesWaitForTheLog has a log that does not answer when the routes start: the hub can be stopped all the same.
+func TestAStopWhileTheRoutesWaitForTheLog(t *testing.T) {
+	t.Parallel()
+	log := new(lines)
+	plan := planOf(t, simple(t.TempDir(), "http://127.0.0.1:9", ""), log)
+	ctx, stop := context.WithCancel(t.Context())
+	asked, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- app.ServeBeforeLog(ctx, plan, log.logger(config.Log{}), asked) }()
+	<-asked
+	stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatalf("the hub goes on waiting:\n%s", log)
 	}
 }

@@ -339,10 +339,12 @@ func (h *running) knock(t *testing.T, door, body string, headers ...string) int 
 }
 
 // TestCallsReachTheirTarget carries calls from the wire to a target: bytes as bytes, numbers with all their digits, a fact once.
-func TestCallsReachTheirTarget(t *testing.T) {
-	t.Parallel()
+func TestCallsReachTheirTarget(t *testing.T) { bothModes(t, callsReachTheirTarget) }
+
+func callsReachTheirTarget(t *testing.T, in mode) {
+	t.Helper()
 	office := receiving(t, nil)
-	h := serve(t, fmt.Sprintf(`
+	h := serve(t, in(fmt.Sprintf(`
 server: {listen: "127.0.0.1:0", admin: "127.0.0.1:0", shutdown_timeout: 5s}
 data_dir: %q
 connections:
@@ -376,7 +378,7 @@ routes:
     to: backoffice
   bytes: {from: plain, when: type == "whole", to: backoffice}
   words: {from: plain, when: type == "words", map: {type: type, words: '"one"'}, to: backoffice}
-`, t.TempDir(), stripeSecret, shopSecret, plainSecret, office.URL))
+`, t.TempDir(), stripeSecret, shopSecret, plainSecret, office.URL)))
 	const order = "{ \"id\": 9007199254740993,\r\n \"price\" :19.990, \"customer\":{\"id\":9007199254740993}, \"note\":\"\\u00e9\\/\" }"
 	const noJSON = "\xef\xbb\xbf\x00\xff not JSON\r\n"
 	for name, tc := range map[string]struct {

@@ -26,5 +26,5 @@ func RetainOnce(ctx context.Context, plan *Plan, logger *slog.Logger) (err error
 	if err := h.openStorage(ctx); err != nil {
 		return err
 	}
-	return h.retainOnce(ctx)
+	return h.storage.Retain(ctx)
 }

@@ -22,7 +22,8 @@ var floors = map[string][]string{
 	"config":              {},
 	"internal/failpoint":  {},
 	"internal/sqlite":     {"internal/failpoint"},
-	"internal/expression": {},
+	"internal/strictjson": {},
+	"internal/expression": {"internal/strictjson"},
 
 	// F2: the contract and the connectors. Never one another, never the log, never the store.
 	"connectors":               {"event", "config"},
@@ -31,24 +32,31 @@ var floors = map[string][]string{
 	"connectors/connectortest": {"event", "config", "connectors"},
 	"connectors/file":          {"event", "config", "connectors"},
 	"connectors/http":          {"event", "config", "connectors", "connectors/rest", "connectors/signature", "internal/expression"},
-	"connectors/stripe":        {"event", "config", "connectors", "connectors/rest", "connectors/signature"},
+	"connectors/stripe":        {"event", "config", "connectors", "connectors/rest", "connectors/signature", "internal/strictjson"},
 	"connectors/all":           {"connectors", "connectors/file", "connectors/http", "connectors/stripe"},
 
 	// F3: the ear and the heart.
 	"webhooks":           {"event", "connectors", "internal/failpoint"},
 	"pipeline/sqlitelog": {"internal/sqlite", "internal/failpoint"},
+	"pipeline/kafkalog":  {"internal/failpoint"},
+	"pipeline/spool":     {"pipeline/sqlitelog", "internal/sqlite"},
 	"pipeline/mapping":   {"event", "config", "internal/expression"},
-	"pipeline":           {"event", "config", "connectors", "internal/expression", "internal/failpoint", "pipeline/mapping", "pipeline/sqlitelog"},
+	"pipeline":           {"event", "config", "connectors", "internal/expression", "internal/failpoint", "pipeline/mapping", "pipeline/sqlitelog", "pipeline/kafkalog", "pipeline/spool"},
 
 	// F4
 	"internal/store":           {"event", "pipeline", "internal/sqlite", "internal/failpoint"},
 	"internal/store/storetest": {"event", "pipeline", "internal/store"},
+	"internal/store/pgstore":   {"event", "pipeline", "internal/store", "internal/failpoint"},
 	"internal/admin":           {},
 	"internal/load":            {"connectors/signature"},
 	"internal/load/bench":      {"internal/load"},
 	"internal/load/day":        {},
-	"internal/app": {"event", "config", "connectors", "connectors/all", "webhooks", "pipeline", "pipeline/sqlitelog", "pipeline/mapping",
-		"internal/expression", "internal/sqlite", "internal/store", "internal/admin"},
+	"internal/app": {"event", "config", "connectors", "connectors/all", "webhooks", "pipeline", "pipeline/sqlitelog", "pipeline/kafkalog", "pipeline/spool",
+		"pipeline/mapping", "internal/expression", "internal/sqlite", "internal/store", "internal/store/pgstore", "internal/admin"},
+
+	// What tests and contributors start: real services, as processes.
+	"internal/services":     {},
+	"internal/services/dev": {"internal/services"},
 
 	// F5. The crash tests are tests alone and meet the hub as its users do: as a process.
 	"internal/torture": {},

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -17,15 +16,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tidewire/tidewire/internal/admin"
-	"github.com/tidewire/tidewire/internal/sqlite"
-	"github.com/tidewire/tidewire/internal/store"
 	"github.com/tidewire/tidewire/pipeline"
-	"github.com/tidewire/tidewire/pipeline/sqlitelog"
 	"github.com/tidewire/tidewire/webhooks"
 )
-
-// File is the name of the hub's one file within data_dir.
-const File = "tidewire.db"
 
 // ErrEnvironment marks what is wrong around the hub and not in its config: a port that is taken, a data_dir that cannot be written or that another hub holds.
 var ErrEnvironment = errors.New("the environment")
@@ -60,9 +53,7 @@ type hub struct {
 	registry *prometheus.Registry
 
 	public, private net.Listener
-	db              *sqlite.DB
-	log             *sqlitelog.Log
-	store           *store.Store
+	storage         storage
 	pipeline        *pipeline.Pipeline
 	servers         []*http.Server
 
@@ -110,46 +101,46 @@ func (h *hub) listen(ctx context.Context) error {
 	return nil
 }
 
-func (h *hub) openStorage(ctx context.Context) error {
-	path := filepath.Join(h.plan.Config.DataDir, File)
-	db, err := sqlite.Open(ctx, sqlite.Options{Path: path, Logger: h.logger, Metrics: h.registry})
-	if err != nil {
-		return fmt.Errorf("%w: open %s: %w", ErrEnvironment, path, err)
+// storage is what a hub keeps its log and its store in: one of the two modes.
+type storage interface {
+	// Log is the durable log, and Store the ledger beside it.
+	Log() pipeline.Log
+	Store() ledger
+	// Checks are what must be well for the hub to be ready.
+	Checks() []admin.Check
+	// Holds says which partitions this hub reads, by route; nil where it reads all.
+	Holds() map[string]string
+	// Cluster is who shares the work; nil where nobody does.
+	Cluster(ctx context.Context) *admin.Cluster
+	// Failed is closed when nothing can be written any more and the hub has to go at once; Err says why.
+	Failed() <-chan struct{}
+	Err() error
+	// Run does until ctx ends what the mode does beside the routes.
+	Run(ctx context.Context) error
+	// Retain removes what has outlived its retention.
+	Retain(ctx context.Context) error
+}
+
+// ledger is what the hub needs of the store.
+type ledger interface {
+	pipeline.Ledger
+	pipeline.Census
+}
+
+func (h *hub) openStorage(ctx context.Context) (err error) {
+	if h.plan.Config.Cluster != nil {
+		h.storage, err = h.openCluster(ctx)
+	} else {
+		h.storage, err = h.openEmbedded(ctx)
 	}
-	h.db = db
-	h.onClose("store file", db.Close)
-	duplicates := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "tidewire_log_duplicates_total", Help: "Events that came again and were in the log already.",
-	})
-	damaged := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "tidewire_log_damaged_records_total", Help: "Log records that are damaged and were passed over; the hub's log says where.",
-	})
-	h.registry.MustRegister(duplicates, damaged)
-	h.log, err = sqlitelog.Open(ctx, sqlitelog.Config{
-		DB: db, Logger: h.logger, CloseTimeout: h.plan.Config.Server.ShutdownTimeout.Std(), Unique: pipeline.Unique, Same: pipeline.Same, Prepare: pipeline.Prepare,
-		OnDuplicate: func(string, string) { duplicates.Inc() },
-		OnDamage: func(topic string, offset int64, err error) {
-			damaged.Inc()
-			h.logger.Error("a log record is damaged and is passed over; restore it from a backup if you can",
-				"topic", topic, "offset", offset, "file", path, "error", err)
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("%w: open the log in %s: %w", ErrEnvironment, path, err)
-	}
-	h.onClose("log", h.log.Close)
-	h.store, err = store.Open(ctx, store.Config{DB: db, Logger: h.logger})
-	if err != nil {
-		return fmt.Errorf("%w: open the store in %s: %w", ErrEnvironment, path, err)
-	}
-	return nil
+	return err
 }
 
 func (h *hub) build(ctx context.Context) error {
 	h.onClose("connections", h.plan.Close)
 	h.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	log := pipeline.OnSQLite(h.log)
+	log, ledger := h.storage.Log(), h.storage.Store()
 	receivers := h.plan.receivers()
 	topics := make([]string, 0, len(receivers))
 	for name := range receivers {
@@ -160,7 +151,7 @@ func (h *hub) build(ctx context.Context) error {
 	}
 	var err error
 	h.pipeline, err = pipeline.New(pipeline.Config{
-		Log: log, Ledger: h.store, Census: h.store, Routes: h.plan.Routes, Logger: h.logger, Registerer: h.registry,
+		Log: log, Ledger: ledger, Census: ledger, Routes: h.plan.Routes, Logger: h.logger, Registerer: h.registry,
 	})
 	if err != nil {
 		return err
@@ -189,7 +180,7 @@ func (h *hub) build(ctx context.Context) error {
 		webhooks.NewServer(ear.Handler(), h.logger, secure),
 		{
 			Handler: admin.Handler(admin.Config{
-				Checks: h.checks(), Routes: h.routeStates, Gatherer: h.registry, Version: h.options.Version, Logger: h.logger,
+				Checks: h.checks(), Routes: h.routeStates, Cluster: h.storage.Cluster, Gatherer: h.registry, Version: h.options.Version, Logger: h.logger,
 			}),
 			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
 			ErrorLog: slog.NewLogLogger(h.logger.Handler(), slog.LevelDebug),
@@ -215,12 +206,32 @@ func (h *hub) run(ctx context.Context) error {
 		}
 	})
 	parts.Go(func() { h.retain(take) })
+	parts.Go(func() {
+		if err := h.storage.Run(take); err != nil {
+			failed <- fmt.Errorf("storage: %w", err)
+		}
+	})
 	defer parts.Wait()
+	grace := h.plan.Config.Server.ShutdownTimeout.Std()
 	select {
 	case <-h.pipeline.Running():
 	case <-piped:
 		stopTaking() // before parts.Wait, which the retention would never let through otherwise
-		return <-failed
+		return fmt.Errorf("%w: %w", ErrEnvironment, <-failed) // the plan has been checked
+	case <-ctx.Done():
+		// The routes may be waiting for a log that does not answer, for as long as that takes.
+		h.logger.Info("hub is stopping before its routes run", "within", grace)
+		defer time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) }).Stop()
+		stopTaking()
+		<-piped
+		select {
+		case err := <-failed:
+			if !errors.Is(err, context.Canceled) {
+				return err
+			}
+		default:
+		}
+		return nil
 	}
 	h.tellForgotten(work)
 	for i, l := range []net.Listener{h.public, h.private} {
@@ -237,13 +248,12 @@ func (h *hub) run(ctx context.Context) error {
 	}
 
 	var err error
-	grace := h.plan.Config.Server.ShutdownTimeout.Std()
 	select {
 	case <-ctx.Done():
 		h.logger.Info("hub is stopping", "within", grace)
-	case <-h.db.Failed():
+	case <-h.storage.Failed():
 		// What is not durable must not be answered, and nothing can be written down: be gone at once.
-		err = fmt.Errorf("the store can no longer be trusted: %w", h.db.Err())
+		err = fmt.Errorf("the store can no longer be trusted: %w", h.storage.Err())
 		h.logger.Error("hub stops at once", "error", err)
 		grace = 0
 	case err = <-failed:
@@ -268,7 +278,7 @@ func (h *hub) run(ctx context.Context) error {
 
 // tellForgotten warns of parked deliveries whose route is not in the config any more: renamed or removed, nobody carries them.
 func (h *hub) tellForgotten(ctx context.Context) {
-	counts, err := h.store.Count(ctx)
+	counts, err := h.storage.Store().Count(ctx)
 	if err != nil {
 		h.logger.Error("what is parked cannot be counted", "error", err)
 		return
@@ -295,30 +305,32 @@ func (h *hub) stopServing(ctx context.Context, grace time.Duration) {
 
 // checks are what must be well for the hub to be ready.
 func (h *hub) checks() []admin.Check {
-	return []admin.Check{
-		{Name: "store", Probe: h.db.Probe},
-		{Name: "routes", Probe: func(context.Context) error {
-			select {
-			case <-h.pipeline.Running():
-				return nil
-			default:
-				return errors.New("the routes are starting")
-			}
-		}},
-	}
+	return append(h.storage.Checks(), admin.Check{Name: "routes", Probe: func(context.Context) error {
+		select {
+		case <-h.pipeline.Running():
+			return nil
+		default:
+			return errors.New("the routes are starting")
+		}
+	}})
 }
 
-func (h *hub) routeStates() []admin.RouteState {
+// routeStates is how the routes are doing. A lag that cannot be read is left at 0: the check of the log says why.
+func (h *hub) routeStates(ctx context.Context) []admin.RouteState {
 	var states []admin.RouteState
-	for _, s := range h.pipeline.Status() {
-		state, reason := "running", ""
+	holds := h.storage.Holds()
+	for _, s := range h.pipeline.Status(ctx) {
+		state := admin.RouteState{Route: s.Route, Target: s.Target, State: "running", LagEvents: s.Lag, Holds: holds[s.Route]}
+		if !s.Oldest.IsZero() {
+			state.LagSeconds = max(0, time.Since(s.Oldest).Seconds())
+		}
 		switch {
 		case s.Paused != "":
-			state, reason = "paused", s.Paused
+			state.State, state.Reason = "paused", s.Paused
 		case s.Resting:
-			state, reason = "resting", "the target does not answer; it is probed every few seconds"
+			state.State, state.Reason = "resting", "the target does not answer; it is probed every few seconds"
 		}
-		states = append(states, admin.RouteState{Route: s.Route, Target: s.Target, State: state, Reason: reason})
+		states = append(states, state)
 	}
 	return states
 }

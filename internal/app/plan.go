@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,7 +37,7 @@ func Load(path string, newLogger func(config.Log) *slog.Logger) (*Plan, error) {
 		return nil, err
 	}
 	// Connections and routes that could be read are checked although others could not: all mistakes at once.
-	problems := []error{err, cfg.Embedded()}
+	problems := []error{err}
 	logger := newLogger(cfg.Log)
 	p := &Plan{Config: cfg, Connections: make(map[string]connectors.Connection)}
 	for _, c := range cfg.Connections {
@@ -71,6 +72,9 @@ func (p *Plan) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// sources are the names of the connections that events come from.
+func (p *Plan) sources() []string { return slices.Sorted(maps.Keys(p.receivers())) }
 
 // receivers are the connections that take webhooks.
 func (p *Plan) receivers() map[string]connectors.Receiver {

@@ -46,10 +46,12 @@ const (
 
 // TestTheQuickstartCarriesAnEvent is the whole journey: a signed webhook in, a mapped and signed call out, a line in a file, counts that agree,
 // and none of it again after a restart.
-func TestTheQuickstartCarriesAnEvent(t *testing.T) {
-	t.Parallel()
+func TestTheQuickstartCarriesAnEvent(t *testing.T) { bothModes(t, theQuickstartCarriesAnEvent) }
+
+func theQuickstartCarriesAnEvent(t *testing.T, in mode) {
+	t.Helper()
 	office, dir := receiving(t, nil), t.TempDir()
-	text := quickstart(t, dir, office.URL)
+	text := in(quickstart(t, dir, office.URL))
 	h := serve(t, text)
 	if code := h.post(t, stripeEvent("evt_1", "cus_1"), quickstartSecret); code != http.StatusOK {
 		t.Fatalf("a signed event was answered %d", code)
@@ -145,8 +147,10 @@ func wantJSON(t *testing.T, got, want string) {
 }
 
 // TestStoppingFinishesWhatIsInHand stops a hub whose target is thinking: the delivery is finished, written down and not made again.
-func TestStoppingFinishesWhatIsInHand(t *testing.T) {
-	t.Parallel()
+func TestStoppingFinishesWhatIsInHand(t *testing.T) { bothModes(t, stoppingFinishesWhatIsInHand) }
+
+func stoppingFinishesWhatIsInHand(t *testing.T, in mode) {
+	t.Helper()
 	arrived, answer := make(chan struct{}, 1), make(chan struct{})
 	office := receiving(t, func(call) int {
 		arrived <- struct{}{}
@@ -155,7 +159,7 @@ func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 	})
 	answered := sync.OnceFunc(func() { close(answer) })
 	t.Cleanup(answered) // also when the test fails: the target waits for its calls
-	text := simple(t.TempDir(), office.URL, "")
+	text := in(simple(t.TempDir(), office.URL, ""))
 	h := serve(t, text)
 	h.post(t, stripeEvent("evt_1", "cus_1"), stripeSecret)
 	<-arrived

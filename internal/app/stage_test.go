@@ -23,7 +23,16 @@ import (
 	"github.com/tidewire/tidewire/internal/app"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(withServers{m}) }
+
+// withServers are all tests, and the real servers that they share.
+type withServers struct{ *testing.M }
+
+// Run runs the tests and ends the servers.
+func (m withServers) Run() int {
+	defer shared.Close()
+	return m.M.Run()
+}
 
 const stripeSecret = "whsec_of_the_test"
 
