@@ -46,6 +46,15 @@ table with ratios. It needs several minutes and some 10 GB of disk; --quick need
 	fl.IntVar(&c.Rounds, "rounds", 0, "how often each leg runs (default 3)")
 	fl.IntVar(&c.Stored, "stored", 0, "events stored for the last legs (default 5000000)")
 	fl.StringVar(&c.Dir, "dir", "", "folder for the data, on the disk to be measured (default: for temporary files)")
+	var cluster bench.Cluster
+	fl.StringVar(&cluster.Kafka, "kafka", "", "a Kafka broker on this machine, host:port; with --postgres: the legs in cluster mode, too")
+	fl.StringVar(&cluster.Postgres, "postgres", "", "URL of a PostgreSQL on this machine, of a user who may create databases")
+	cmd.MarkFlagsRequiredTogether("kafka", "postgres")
+	cmd.PreRun = func(*cobra.Command, []string) {
+		if cluster.Kafka != "" {
+			c.Cluster = &cluster
+		}
+	}
 	fl.StringVar(&c.Page, "out", "", "Markdown file to write the table to")
 	cmd.AddCommand(&cobra.Command{
 		Use: "limit", Hidden: true, DisableFlagParsing: true,

@@ -12,11 +12,12 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// LimitConfig sets up the bare durable limit.
+// LimitConfig sets up the bare durable limit, on a file or on Kafka.
 type LimitConfig struct {
 	// Listen is the "host:port" for posts (any path) and for GET /readyz.
 	Listen string
@@ -24,6 +25,10 @@ type LimitConfig struct {
 	Target string
 	// File is appended to; it is created when it does not exist.
 	File string
+	// Brokers and Topic are given in place of File: what is posted goes into the topic, which is created with 12 partitions when it does not exist,
+	// one copy each.
+	Brokers []string
+	Topic   string
 	// Clients is how many posts are under way at once; default 32, as a route's concurrency.
 	Clients int
 	// Queue is how many bodies may wait to be posted on before posts are answered more slowly; default 1024.
@@ -36,7 +41,7 @@ type LimitConfig struct {
 // Args is the config as command line arguments, such as ParseLimit reads.
 func (c LimitConfig) Args() []string {
 	return []string{
-		"--listen", c.Listen, "--target", c.Target, "--file", c.File,
+		"--listen", c.Listen, "--target", c.Target, "--file", c.File, "--brokers", strings.Join(c.Brokers, ","), "--topic", c.Topic,
 		"--clients", strconv.Itoa(c.Clients), "--queue", strconv.Itoa(c.Queue),
 	}
 }
@@ -49,13 +54,18 @@ func ParseLimit(args []string) (LimitConfig, error) {
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:0", "address to listen on")
 	f.StringVar(&c.Target, "target", "", "URL to post on to")
 	f.StringVar(&c.File, "file", "", "file to append to")
+	brokers := f.String("brokers", "", "Kafka brokers to append to in place of a file")
+	f.StringVar(&c.Topic, "topic", "", "topic there")
 	f.IntVar(&c.Clients, "clients", 0, "posts under way at once")
 	f.IntVar(&c.Queue, "queue", 0, "bodies that may wait")
 	if err := f.Parse(args); err != nil {
 		return c, fmt.Errorf("limit: %w", err)
 	}
-	if c.Target == "" || c.File == "" {
-		return c, errors.New("limit: --target and --file must be given")
+	if *brokers != "" {
+		c.Brokers = strings.Split(*brokers, ",")
+	}
+	if c.Target == "" || (c.File == "") == (c.Topic == "") || (c.Topic == "") != (len(c.Brokers) == 0) {
+		return c, errors.New("limit: --target and --file, or --target, --brokers and --topic must be given")
 	}
 	return c, nil
 }
@@ -63,8 +73,12 @@ func ParseLimit(args []string) (LimitConfig, error) {
 // RunLimit is the bare durable limit: the least that any durable relay has to do, as the yardstick for what the hub does
 // beyond it. It takes posts with net/http, appends each body to a file, makes a group of them durable with one fsync, only
 // then answers 200, and posts each body on to the target with net/http's client. It checks no signature, keeps no
-// order and no ledger, and after a crash it would not know what was posted on. It runs until ctx is done, then
-// posts on what it has taken, for at most ten seconds.
+// order and no ledger, and after a crash it would not know what was posted on.
+//
+// On Kafka it is the bare loop around it: one produce request for what waits, confirmed by all in-sync replicas before the answers, one long
+// fetch for all partitions, and the offsets of what was posted on committed four times a second; each of them one request for all partitions of a broker.
+//
+// It runs until ctx is done, then posts on what it has taken, for at most ten seconds.
 func RunLimit(ctx context.Context, c LimitConfig) error {
 	if c.Clients == 0 {
 		c.Clients = 32
@@ -75,33 +89,40 @@ func RunLimit(ctx context.Context, c LimitConfig) error {
 	if c.sync == nil {
 		c.sync = (*os.File).Sync
 	}
-	file, err := os.OpenFile(c.File, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("limit: %w", err)
+	l := &limit{
+		config: c, appends: make(chan *appending, 4*c.Clients), posts: make(chan posting, c.Queue),
+		quit: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	defer func() { _ = file.Close() }()
+	var carry func(context.Context)
+	if len(c.Brokers) > 0 {
+		k, err := newKafkaLimit(ctx, l)
+		if err != nil {
+			return fmt.Errorf("limit: %w", err)
+		}
+		defer k.transport.CloseIdleConnections()
+		carry = k.carry
+	} else {
+		file, err := os.OpenFile(c.File, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			return fmt.Errorf("limit: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+		carry = func(context.Context) { l.commit(file) }
+	}
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("limit: %w", err)
 	}
-	l := &limit{
-		config: c, file: file,
-		appends: make(chan *appending, 4*c.Clients),
-		posts:   make(chan []byte, c.Queue),
-		quit:    make(chan struct{}),
-		stopped: make(chan struct{}),
-	}
-	return l.run(ctx, listener)
+	return l.run(ctx, listener, carry)
 }
 
 type limit struct {
 	config  LimitConfig
-	file    *os.File
 	appends chan *appending
-	posts   chan []byte
+	posts   chan posting
 	client  *http.Client
-	quit    chan struct{} // closed: the committer takes no more
-	stopped chan struct{} // closed: it has ended, and will answer nobody
+	quit    chan struct{} // closed: the carrier takes no more
+	stopped chan struct{} // closed: the carrier has ended, and will answer nobody
 }
 
 var errStopping = errors.New("limit: stopping")
@@ -112,17 +133,24 @@ type appending struct {
 	done chan error
 }
 
-func (l *limit) run(ctx context.Context, listener net.Listener) error {
+// posting is one body that is to be posted on; done is called when it was.
+type posting struct {
+	body []byte
+	done func()
+}
+
+// run serves. carry makes what is in appends durable and brings it to posts, until quit is closed and all of it is there; then it closes posts.
+func (l *limit) run(ctx context.Context, listener net.Listener, carry func(context.Context)) error {
 	transport := &http.Transport{MaxIdleConns: l.config.Clients, MaxIdleConnsPerHost: l.config.Clients, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	l.client = &http.Client{Transport: transport, Timeout: 10 * time.Second}
-	posting, stopPosting := context.WithCancel(context.WithoutCancel(ctx))
+	bounded, stopPosting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPosting()
 
-	var committer, posters sync.WaitGroup
-	committer.Go(l.commit)
+	var carrier, posters sync.WaitGroup
+	carrier.Go(func() { carry(bounded) })
 	for range l.config.Clients {
-		posters.Go(func() { l.postOn(posting) })
+		posters.Go(func() { l.postOn(bounded) })
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /", l.take)
@@ -145,7 +173,7 @@ func (l *limit) run(ctx context.Context, listener net.Listener) error {
 	}
 	serving.Wait()
 	close(l.quit)
-	committer.Wait()
+	carrier.Wait()
 	close(l.stopped)
 	posters.Wait()
 	if errors.Is(failed, http.ErrServerClosed) {
@@ -177,7 +205,7 @@ func (l *limit) take(w http.ResponseWriter, r *http.Request) {
 }
 
 // commit writes what waits with one write and one fsync, again and again.
-func (l *limit) commit() {
+func (l *limit) commit(file *os.File) {
 	defer close(l.posts)
 	var buf []byte
 	var group []*appending
@@ -192,9 +220,9 @@ func (l *limit) commit() {
 			a := <-l.appends
 			group, buf = append(group, a), frameRecord(buf, a.body)
 		}
-		_, err := l.file.Write(buf)
+		_, err := file.Write(buf)
 		if err == nil {
-			err = l.config.sync(l.file)
+			err = l.config.sync(file)
 		}
 		for _, a := range group {
 			a.done <- err
@@ -203,7 +231,7 @@ func (l *limit) commit() {
 			continue
 		}
 		for _, a := range group {
-			l.posts <- a.body
+			l.posts <- posting{body: a.body}
 		}
 	}
 }
@@ -215,14 +243,17 @@ func frameRecord(buf, body []byte) []byte {
 
 // postOn posts bodies until there are no more; one that fails is tried again every 100 ms until ctx is done.
 func (l *limit) postOn(ctx context.Context) {
-	for body := range l.posts {
-		for l.post(ctx, body) != nil {
+	for p := range l.posts {
+		for l.post(ctx, p.body) != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):
 				continue
 			}
 			break
+		}
+		if p.done != nil && ctx.Err() == nil {
+			p.done()
 		}
 	}
 }

@@ -45,6 +45,8 @@ type Config struct {
 	// Fill makes dir a data_dir that holds n events of Connection, all of them settled by Route. Nil leaves out the legs
 	// with stored events.
 	Fill func(ctx context.Context, dir string, n int) error
+	// Cluster adds the legs in cluster mode; nil leaves them out.
+	Cluster *Cluster
 	// Out gets a line for each leg and the table at the end; default: nowhere.
 	Out io.Writer
 	// Page is the Markdown file to write, such as docs/benchmarks.md; empty: none.
@@ -86,6 +88,16 @@ type round struct {
 	routes100            result
 	healthy, tarpit      result
 	stored               result
+
+	clusterLimit, clusterHub        result
+	clusterLimitPaced, clusterPaced result
+	cluster20, clusterRest          result
+}
+
+// planned is a leg and where its result goes.
+type planned struct {
+	leg  leg
+	into *result
 }
 
 // Run measures, prints, writes the page, and returns the report. An error means that no figure can be trusted: a process did
@@ -153,10 +165,7 @@ func (r *runner) fill(ctx context.Context) (string, error) {
 // round runs every leg once.
 func (r *runner) round(ctx context.Context, full string) (round, error) {
 	var o round
-	for _, l := range []struct {
-		leg  leg
-		into *result
-	}{
+	legs := []planned{
 		{leg{name: "limit at saturation", limit: true}, &o.limit},
 		{leg{name: "hub at saturation", routes: oneRoute(), idle: true}, &o.hub},
 		{leg{name: "limit, paced", limit: true, rate: r.Rate}, &o.limitPaced},
@@ -166,7 +175,11 @@ func (r *runner) round(ctx context.Context, full string) (round, error) {
 		{leg{name: "hub, 4 healthy targets", routes: fourRoutes(false)}, &o.healthy},
 		{leg{name: "hub, 3 healthy targets and a tarpit", routes: fourRoutes(true)}, &o.tarpit},
 		{leg{name: "hub, events stored", routes: oneRoute(), data: full, idle: true}, &o.stored},
-	} {
+	}
+	if r.Cluster != nil {
+		legs = append(legs, clusterLegs(&o, clusterRate)...)
+	}
+	for _, l := range legs {
 		if l.into == &o.stored && full == "" {
 			continue
 		}
@@ -175,6 +188,10 @@ func (r *runner) round(ctx context.Context, full string) (round, error) {
 			return o, fmt.Errorf("%s: %w", l.leg.name, err)
 		}
 		*l.into = res
+		if l.leg.rest {
+			_, _ = fmt.Fprintf(r.Out, "  %-38s %5.1f %% of a core\n", l.leg.name, res.restCPU*100)
+			continue
+		}
 		_, _ = fmt.Fprintf(r.Out, "  %-38s %7.0f events/s  %6.1f µs CPU  ack p50 %s p99 %s  peak %s  faults %d\n", l.leg.name,
 			res.perSecond, res.cpuPerEvent, millis(res.ackP50), millis(res.ackP99), mebi(res.peak), res.faults())
 	}

@@ -3,15 +3,18 @@ package bench_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"go.uber.org/goleak"
 
 	"github.com/tidewire/tidewire/internal/load/bench"
+	"github.com/tidewire/tidewire/internal/services"
 )
 
 // TestMain lets this binary stand in for tidewire when the bench starts it.
@@ -19,8 +22,19 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv("TIDEWIRE_STAND_IN"); mode != "" {
 		os.Exit(standIn(mode, os.Args[1:]))
 	}
-	goleak.VerifyTestMain(m)
+	code := m.Run()
+	shared.Close()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
+
+// shared are the real servers of this test binary.
+var shared services.Shared
 
 func run(t *testing.T, mode string, change func(*bench.Config)) (bench.Report, string, error) {
 	t.Helper()
@@ -88,6 +102,53 @@ func TestRunMeasuresEveryLeg(t *testing.T) {
 	if len(report.Faults) != 0 {
 		t.Errorf("faults: %q", report.Faults)
 	}
+}
+
+// The stand-in knows nothing of a cluster; the limit and what surrounds the legs are real.
+func TestRunMeasuresAClusterBesideTheHub(t *testing.T) {
+	t.Parallel()
+	cluster := bench.Cluster{Kafka: shared.Kafka(t, 1).Addresses()[0], Postgres: shared.Postgres(t).URL()}
+	report, text, err := run(t, "good", func(c *bench.Config) { c.Cluster = &cluster })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"cluster: bare Kafka loop", "cluster: hub, one route", "cluster: hub, 20 routes of which one matches", "cluster: bare Kafka loop, CPU per event",
+		"cluster: bare Kafka loop, CPU of the broker per event", "cluster: limit at 300/s, ack p50", "cluster: hub at 300/s, ack p99",
+	} {
+		f, ok := report.Figure(name)
+		none := f.Value == 0 && !strings.Contains(name, "CPU") // a short leg may cost less than the system's clock tells apart
+		if !ok || none || strings.Count(text, name) < 2 {
+			t.Errorf("%s: %+v, in the table and on the page %d times", name, f, strings.Count(text, name))
+		}
+	}
+	if f, ok := report.Figure("cluster: hub, 100 routes at rest, % of a core"); !ok || f.Target == "" {
+		t.Errorf("at rest: %+v", f)
+	}
+	if len(report.Faults) != 0 {
+		t.Errorf("faults: %q", report.Faults)
+	}
+	left := topics(t, cluster.Kafka)
+	if len(left) > 0 {
+		t.Errorf("topics are left: %v", left)
+	}
+}
+
+// topics are the bench's on a broker.
+func topics(t *testing.T, broker string) (names []string) {
+	t.Helper()
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	known, err := (&kafka.Client{Addr: kafka.TCP(broker), Transport: transport}).Metadata(t.Context(), &kafka.MetadataRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range known.Topics {
+		if strings.HasPrefix(topic.Name, "bench") {
+			names = append(names, topic.Name)
+		}
+	}
+	return names
 }
 
 func TestRunTellsOfAHubThatErrs(t *testing.T) {

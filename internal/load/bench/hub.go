@@ -40,9 +40,12 @@ func failingRoute() []route {
 }
 
 // hundredRoutes read one connection and each take one type, so that each event matches one of them.
-func hundredRoutes() []route {
+func hundredRoutes() []route { return typedRoutes(100) }
+
+// typedRoutes are so many of them.
+func typedRoutes(n int) []route {
 	var routes []route
-	for i, typ := range load.StripeTypes() {
+	for i, typ := range load.StripeTypes()[:n] {
 		routes = append(routes, route{name: fmt.Sprintf("r%02d", i), only: typ, to: target{name: Target}})
 	}
 	return routes
@@ -110,18 +113,18 @@ func (l leg) types() []string {
 }
 
 // hubConfig is a config file as a user would write it: everything that is not said has its default.
-func hubConfig(listen, admin, data string, routes []route, url func(path string) string) string {
+func hubConfig(listen, admin, data string, in *room, routes []route, url func(path string) string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `server:
   listen: %q
   admin: %q
   shutdown_timeout: 5s
 data_dir: %q
-connections:
+%sconnections:
   %s:
     connector: stripe
     webhook: {secret: "${env:%s}"}
-`, listen, admin, data, Connection, envStripe)
+`, listen, admin, data, in.config(), Connection, envStripe)
 	for _, t := range targets(routes) {
 		fmt.Fprintf(&b, `  %s:
     connector: http

@@ -26,6 +26,9 @@ type leg struct {
 	routes []route // of the hub
 	data   string  // an existing data_dir; "": a fresh one
 	idle   bool    // let it come to rest first, and see what it holds then
+
+	cluster bool // on Kafka and PostgreSQL
+	rest    bool // send nothing: see what it uses at rest
 }
 
 // result is what a leg measured. Times of the zero value are left out of the report.
@@ -35,7 +38,9 @@ type result struct {
 	perSecond float64
 	// cpuPerEvent and harnessPerEvent are in µs, for the measured process and for generator and sink.
 	cpuPerEvent, harnessPerEvent float64
-	ackP50, ackP99               time.Duration
+	// brokerPerEvent and databasePerEvent are those of Kafka and PostgreSQL; restCPU is the share of a core that is used at rest.
+	brokerPerEvent, databasePerEvent, restCPU float64
+	ackP50, ackP99                            time.Duration
 	// throughP50 and throughP99 are from the intended time of sending to the target's first 200.
 	throughP50, throughP99 time.Duration
 	ready                  time.Duration
@@ -75,7 +80,14 @@ func (r *runner) run(ctx context.Context, l leg) (res result, err error) {
 		return res, err
 	}
 	defer func() { _ = sink.Close() }()
-	address, command, err := r.command(ctx, l, dir, sink)
+	var in *room
+	if l.cluster {
+		if in, err = r.Cluster.enter(ctx, r.count); err != nil {
+			return res, err
+		}
+		defer in.leave(ctx)
+	}
+	address, command, err := r.command(ctx, l, in, dir, sink)
 	if err != nil {
 		return res, err
 	}
@@ -85,7 +97,12 @@ func (r *runner) run(ctx context.Context, l leg) (res result, err error) {
 	}
 	defer child.Kill() // no more than tidying up after Stop
 	res.ready, res.ordered, res.ran = child.Ready, !l.limit, true
-	if err := r.measure(ctx, l, child, sink, address, &res); err != nil {
+	if l.rest {
+		err = r.measureRest(ctx, child, &res)
+	} else {
+		err = r.measure(ctx, l, child, sink, address, in, &res)
+	}
+	if err != nil {
 		return res, err
 	}
 	select {
@@ -100,11 +117,14 @@ func (r *runner) run(ctx context.Context, l leg) (res result, err error) {
 }
 
 // command writes what the process needs and says how to start it, and where to post.
-func (r *runner) command(ctx context.Context, l leg, dir string, sink *load.Sink) (address string, c load.Command, err error) {
+func (r *runner) command(ctx context.Context, l leg, in *room, dir string, sink *load.Sink) (address string, c load.Command, err error) {
 	address = load.FreeAddress(ctx)
 	c = load.Command{Env: append(secrets(), r.Env...), Output: filepath.Join(dir, "log"), Within: time.Minute}
 	if l.limit {
 		limit := load.LimitConfig{Listen: address, Target: sink.URL("/" + Target), File: filepath.Join(dir, "file")}
+		if in != nil {
+			limit.File, limit.Brokers, limit.Topic = "", []string{in.cluster.Kafka}, in.prefix+"limit"
+		}
 		c.Args = append([]string{r.Binary, "bench", "limit"}, limit.Args()...)
 		c.ReadyURL = "http://" + address + "/readyz"
 		return address, c, nil
@@ -115,13 +135,13 @@ func (r *runner) command(ctx context.Context, l leg, dir string, sink *load.Sink
 	}
 	admin := load.FreeAddress(ctx)
 	file := filepath.Join(dir, "tidewire.yaml")
-	text := hubConfig(address, admin, data, l.routes, sink.URL)
+	text := hubConfig(address, admin, data, in, l.routes, sink.URL)
 	c.Args = []string{r.Binary, "serve", "--config", file}
 	c.ReadyURL = "http://" + admin + "/readyz"
 	return address, c, os.WriteFile(file, []byte(text), 0o600)
 }
 
-func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *load.Sink, address string, res *result) error {
+func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *load.Sink, address string, in *room, res *result) error {
 	if l.idle {
 		if err := pause(ctx, min(r.Duration/3, 3*time.Second)); err != nil {
 			return err
@@ -137,6 +157,7 @@ func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *lo
 	if err != nil {
 		return err
 	}
+	brokerBefore, databaseBefore := in.used()
 	sent, err := load.Generator{
 		Address: address, Path: "/in/" + Connection, Secret: stripeSecret, Source: "b" + strconv.Itoa(r.count),
 		Connections: r.Connections, Rate: l.rate, Duration: r.Duration, Types: l.types(),
@@ -164,12 +185,33 @@ func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *lo
 	res.peak = m.Peak
 	res.cpuPerEvent = micros(after-before) / float64(max(accepted, 1))
 	res.harnessPerEvent = micros(selfAfter-selfBefore) / float64(max(accepted, 1))
+	broker, database := in.used()
+	res.brokerPerEvent = micros(broker-brokerBefore) / float64(max(accepted, 1))
+	res.databasePerEvent = micros(database-databaseBefore) / float64(max(accepted, 1))
 	res.ackP50, res.ackP99 = sent.Ack.Quantile(0.5), sent.Ack.Quantile(0.99)
 	if err := pause(ctx, 50*time.Millisecond); err != nil { // a duplicate that is under way shall be seen
 		return err
 	}
 	res.account(sent, sink, paths, accepted)
 	return nil
+}
+
+// measureRest lets the process come to rest and sees what it uses then.
+func (r *runner) measureRest(ctx context.Context, child *load.Child, res *result) error {
+	if err := pause(ctx, r.Duration/3); err != nil {
+		return err
+	}
+	before, err := child.CPU()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := pause(ctx, r.Duration); err != nil {
+		return err
+	}
+	after, err := child.CPU()
+	res.restCPU = float64(after-before) / float64(time.Since(begin))
+	return err
 }
 
 // account compares the records of both ends, path by path.

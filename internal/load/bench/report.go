@@ -141,6 +141,9 @@ func summarize(c Config, rounds []round) Report {
 	}
 	t.stored(c.Stored)
 	t.memory()
+	if c.Cluster != nil {
+		t.cluster()
+	}
 	report := Report{Figures: t.figures, Settings: fmt.Sprintf("%d rounds, %s a leg, %d connections post over loopback, about 1 KiB an event",
 		c.Rounds, c.Duration, c.Connections)}
 	report.account(rounds)
@@ -211,6 +214,8 @@ func (r *Report) account(rounds []round) {
 			{"limit", one.limit}, {"limit, paced", one.limitPaced},
 			{"hub, one route", one.hub}, {"hub, paced", one.hubPaced}, {"hub, failing", one.failing}, {"hub, 100 routes", one.routes100},
 			{"hub, 4 healthy", one.healthy}, {"hub, tarpit", one.tarpit}, {"hub, stored", one.stored},
+			{"cluster: limit", one.clusterLimit}, {"cluster: limit, paced", one.clusterLimitPaced},
+			{"cluster: hub", one.clusterHub}, {"cluster: hub, paced", one.clusterPaced}, {"cluster: hub, 20 routes", one.cluster20},
 		} {
 			if l.faults() > 0 {
 				r.Faults = append(r.Faults, fmt.Sprintf("round %d, %s: %s", n+1, l.name, l.verdict))

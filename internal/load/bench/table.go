@@ -101,6 +101,10 @@ take their share of the same processors from limit and hub alike.
 in the leg with a tarpit the fourth target reads requests and never answers, and the figure is that of the other three.
 **Stored** events have been delivered before the leg starts; the figures show that a full store costs nothing.
 
+**Cluster** legs run on one Apache Kafka broker and one PostgreSQL on the same machine, which take their share of its processors. *The bare Kafka loop* is the
+durable limit with Kafka in place of its file: it takes a post, produces it with the others that wait in one request for all 12 partitions (acks from all replicas), only then
+answers 200, fetches all partitions with one request, posts each body on, and commits offsets; no ledger. Kafka does not fsync each record: its durability is its replicas.
+
 **Every event is accounted for**: generator and target record what they sent and saw, and the records are compared after each leg.
 `
 
@@ -108,6 +112,8 @@ func number(v float64, unit string) string {
 	switch unit {
 	case "ms":
 		return fmt.Sprintf("%.2f ms", v)
+	case "%":
+		return fmt.Sprintf("%.1f %%", v)
 	case "µs", "MiB":
 		return fmt.Sprintf("%.0f %s", v, unit)
 	case "":

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,6 +15,8 @@ import (
 const (
 	metricDeliveries = "tidewire_deliveries_total" // by route and outcome
 	metricParked     = "tidewire_parked"           // by route, now
+	// metricConflicts is kept by hubs whose log keeps repeats.
+	metricConflicts = "tidewire_log_conflicts_total"
 )
 
 // sample is one line of a scrape.
@@ -97,6 +100,11 @@ func (s scrape) get(name string, labels ...string) int {
 		}
 	}
 	return int(sum)
+}
+
+// has reports whether there is a sample of that name.
+func (s scrape) has(name string) bool {
+	return slices.ContainsFunc(s, func(one sample) bool { return one.name == name })
 }
 
 // outcome is how often a route has had an outcome so far.

@@ -68,8 +68,13 @@ func (p paper) summary(s Summary) {
 	p.say("")
 	p.say("The day's books")
 	p.say("  %d sent = %d accepted + %d duplicate + %d refused", s.Sent, s.Accepted, s.Duplicates, s.Refused)
-	p.say("  %d accepted × %d routes = %d = %d delivered + %d filtered + %d dead + %d parked   (the hub's metrics)",
-		s.Accepted, s.Routes, s.Accepted*s.Routes, s.Delivered, s.Filtered, s.Dead, s.Parked)
+	if s.kept {
+		p.say("  %d accepted and duplicate × %d routes = %d = %d delivered + %d filtered + %d dead + %d parked + %d recognised as repeats   (the hub's metrics)",
+			s.Accepted+s.Duplicates, s.Routes, s.due(), s.Delivered, s.Filtered, s.Dead, s.Parked, s.Repeated)
+	} else {
+		p.say("  %d accepted × %d routes = %d = %d delivered + %d filtered + %d dead + %d parked   (the hub's metrics)",
+			s.Accepted, s.Routes, s.due(), s.Delivered, s.Filtered, s.Dead, s.Parked)
+	}
 	p.say("  the back office booked %d; it saw %d repeats and %d bad signatures, and answered %d tries with 500 or 503   (its own records)",
 		s.Office.Booked, s.Office.Repeats, s.Office.BadSignatures, s.Office.Failures)
 	if s.Ledger >= 0 {
