@@ -32,6 +32,7 @@ type bed struct {
 	listen, admin string
 	config        string // path
 	output        string // path of what the hub said
+	storage       string // of the config: where the hub keeps what it has
 	sink          *load.Sink
 	faults        []string
 }
@@ -43,7 +44,7 @@ func newBed(t *testing.T, bin string, rules map[string]load.Rule, settings strin
 	dir := t.TempDir()
 	b := &bed{
 		t: t, bin: bin, dir: dir, data: filepath.Join(dir, "data"), config: filepath.Join(dir, "tidewire.yaml"), output: filepath.Join(dir, "output"),
-		listen: load.FreeAddress(t.Context()), admin: load.FreeAddress(t.Context()),
+		listen: load.FreeAddress(t.Context()), admin: load.FreeAddress(t.Context()), storage: "data_dir: {data}\n",
 	}
 	var err error
 	if b.sink, err = load.NewSink(load.SinkConfig{Rules: rules}); err != nil {
@@ -70,7 +71,7 @@ func connections(paths ...string) string {
 
 func (b *bed) configure(settings string) {
 	b.t.Helper()
-	head := "server: {listen: \"{listen}\", admin: \"{admin}\", shutdown_timeout: 5s}\ndata_dir: {data}\n"
+	head := "server: {listen: \"{listen}\", admin: \"{admin}\", shutdown_timeout: 5s}\n" + b.storage
 	text := strings.NewReplacer("{listen}", b.listen, "{admin}", b.admin, "{data}", b.data, "{dir}", b.dir, "{sink}", b.sink.Address()).Replace(head + settings)
 	if err := os.WriteFile(b.config, []byte(text), 0o600); err != nil {
 		b.t.Fatal(err)

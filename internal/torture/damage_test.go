@@ -28,17 +28,23 @@ const (
 // keep makes one. A hub that was killed leaves its write-ahead log behind, one that was stopped has copied it into the file.
 func keep(t *testing.T, bin string, killed bool) kept {
 	t.Helper()
+	return keepSome(t, bin, killed, 40, 60)
+}
+
+// keepSome makes one with so many events that were delivered, and so many that wait.
+func keepSome(t *testing.T, bin string, killed bool, delivered, waiting int) kept {
+	t.Helper()
 	b := newBed(t, bin, map[string]load.Rule{"/all": {}}, connections("all")+withRoute)
 	child := b.start()
 	g := b.generator("d")
-	g.Events, g.Connections = 40, 1
+	g.Events, g.Connections = delivered, 1
 	k := kept{dir: b.data, delivered: b.post(g)}
 	b.drained(10*time.Second, "all")
 	b.stop(child)
 	b.configure(connections("all") + withoutRoute)
 	child = b.start()
 	g = b.generator("u")
-	g.Events, g.Connections = 60, 1
+	g.Events, g.Connections = waiting, 1
 	k.waiting = b.post(g)
 	if killed {
 		child.Kill()
@@ -66,6 +72,9 @@ func (k kept) revive(t *testing.T, bin string, damage func(dir string) error) (v
 		return v, 0, said, b.faults
 	}
 	defer child.Kill()
+	if child.Ready > 5*time.Second { // a fraction of a second; more is a hang
+		b.fault("it took %s to be ready", child.Ready)
+	}
 	// What a damaged record holds up is seen by what still comes.
 	last, quiet := int64(-1), 0
 	for quiet < 12 {

@@ -69,7 +69,7 @@ func TestTortureDiskFull(t *testing.T) {
 func diskFull(t *testing.T, bin string) []string {
 	t.Helper()
 	b := newBed(t, bin, map[string]load.Rule{"/all": {}}, "")
-	wrap, path := b.smallDisk("24m")
+	wrap, path := b.smallDisk("64m")
 	c := b.command()
 	c.Args = append(wrap, c.Args...)
 	child, err := load.Start(t.Context(), c)
@@ -110,7 +110,7 @@ func diskFull(t *testing.T, bin string) []string {
 		t.Fatal(err)
 	}
 	freed := time.Now()
-	if !await(t, 10*time.Second, func() bool { code, _ := b.stripe("evt_freed"); return code == http.StatusOK }) {
+	if !await(t, 5*time.Second, func() bool { code, _ := b.stripe("evt_freed"); return code == http.StatusOK }) {
 		b.fault("no webhook is taken after the disk was freed; the hub said %s", b.said())
 	}
 	tell(t, "disk full", 1, "taken again after ms", time.Since(freed).Milliseconds())
@@ -181,7 +181,7 @@ func deadFsync(t *testing.T, bin string) []string {
 	c := b.command()
 	// -D: the hub stays our child, the tracer is its own.
 	c.Args = append([]string{"strace", "-D", "-f", "-qq", "-ttt", "--seccomp-bpf", "-o", trace, "-e", "trace=fsync,fdatasync",
-		"-e", "inject=fsync,fdatasync:error=EIO:when=60+"}, c.Args...)
+		"-e", "inject=fsync,fdatasync:error=EIO:when=200+"}, c.Args...)
 	child, err := load.Start(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -66,20 +66,7 @@ func TestTorturePoison(t *testing.T) {
   good: {from: stripe, to: good}
 `)
 	child := b.start()
-	poison := map[string]string{
-		"not-json":   "this is no JSON",
-		"cut":        `{"kind":"x","n":1`,
-		"empty":      "",
-		"duplicate":  `{"kind":"x","kind":"y","n":1,"d":1,"items":[]}`,
-		"deep":       strings.Repeat(`{"a":`, 50_000) + "1" + strings.Repeat("}", 50_000),
-		"wrong-type": `{"kind":"x","n":"seven","d":1,"items":[]}`,
-		"by-zero":    `{"kind":"x","n":1,"d":0,"items":[]}`,
-		"missing":    `{"kind":"x","n":1,"d":1}`,
-		"not-list":   `{"kind":"x","n":1,"d":1,"items":7}`,
-		"bytes":      "\x00\xff\xfe{}",
-		"huge-list":  `{"kind":"x","n":1,"d":1,"items":[` + strings.TrimSuffix(strings.Repeat(`{"sku":"a"},`, 80_000), ",") + `]}`,
-		"number":     `{"kind":"x","n":1e400,"d":1,"items":[]}`,
-	}
+	poison := poisoned()
 	post := func(id string, body []byte) {
 		want := 200
 		if id == "duplicate" {
@@ -145,3 +132,21 @@ const (
     webhook: {verify: {scheme: token, header: X-Token, secret: ` + anyToken + `}, id: 'header("X-Id")', key: '"one key for all"', max_body: 1MiB}
 `
 )
+
+// poisoned are bodies that cannot be handled, by event ID.
+func poisoned() map[string]string {
+	return map[string]string{
+		"not-json":   "this is no JSON",
+		"cut":        `{"kind":"x","n":1`,
+		"empty":      "",
+		"duplicate":  `{"kind":"x","kind":"y","n":1,"d":1,"items":[]}`,
+		"deep":       strings.Repeat(`{"a":`, 50_000) + "1" + strings.Repeat("}", 50_000),
+		"wrong-type": `{"kind":"x","n":"seven","d":1,"items":[]}`,
+		"by-zero":    `{"kind":"x","n":1,"d":0,"items":[]}`,
+		"missing":    `{"kind":"x","n":1,"d":1}`,
+		"not-list":   `{"kind":"x","n":1,"d":1,"items":7}`,
+		"bytes":      "\x00\xff\xfe{}",
+		"huge-list":  `{"kind":"x","n":1,"d":1,"items":[` + strings.TrimSuffix(strings.Repeat(`{"sku":"a"},`, 80_000), ",") + `]}`,
+		"number":     `{"kind":"x","n":1e400,"d":1,"items":[]}`,
+	}
+}

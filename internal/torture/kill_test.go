@@ -156,7 +156,7 @@ func TestTortureSecondSIGTERM(t *testing.T) {
 // TestTortureFailedAmongSuccesses: one in ten fails, successes follow, the hub is killed: each failed one comes again.
 func TestTortureFailedAmongSuccesses(t *testing.T) {
 	t.Parallel()
-	must(t, failedAmongSuccesses(t, hub, rounds(100, 400, 1000)))
+	must(t, failedAmongSuccesses(t, hub, rounds(100, 1200, 3000)))
 }
 
 func failedAmongSuccesses(t *testing.T, bin string, events int) []string {

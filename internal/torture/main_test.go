@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/tidewire/tidewire/internal/services"
 )
 
 // The programs under test, built once by TestMain.
@@ -22,10 +24,12 @@ var (
 	root     string // of the module
 	scratch  string // for what lives as long as the test process
 	seed     uint64
+
+	servers services.Shared // Kafka and PostgreSQL for the tests that do not harm them
 )
 
 // notShort are the tests that take longer than a developer wants to wait on each save; -short leaves them out, by name and in the open.
-const notShort = "Mutant|DiskFull|HealthyTargets|Hostile|Parked|DeadFsync|BitFlips|DamagedNames|Schedule|Poison|Migration"
+const notShort = "Mutant|DiskFull|HealthyTargets|Hostile|Parked|DeadFsync|BitFlips|DamagedNames|Schedule|Poison|Migration|CutAtEachByte|Oversized|Bombs|SlowCallers|SecretsStay|Cluster"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -45,6 +49,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	servers.Close()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -129,6 +129,16 @@ var mutants = map[string]mutant{
 		also:   []edit{{"pipeline/resting.go", "c.ConsecutiveFailures >= restAfterFailures", "c.TotalFailures > 0"}},
 		caught: healthyTargets,
 	},
+	"lets an expression cost forty times as much": {
+		file: "internal/expression/cost.go", old: "CostLimit = 500_000", new: "CostLimit = 20_000_000",
+		caught: hostileExpressionsOn,
+	},
+	"unpacks a bomb to see how large it is": {
+		file:   "webhooks/body.go",
+		old:    "size, err := io.Copy(io.Discard, io.LimitReader(z, limit+1))",
+		new:    "all, err := io.ReadAll(z); size := int64(len(all))",
+		caught: bombs,
+	},
 	"has no end to what it reads of an answer": {
 		file:   "connectors/rest/wire.go",
 		old:    "c.left = 2*p.max + maxHeader",

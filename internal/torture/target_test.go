@@ -78,14 +78,23 @@ func TestTortureHostileTargets(t *testing.T) {
 // load with targets that behave, and the healthy target gets everything.
 func hostileTargets(t *testing.T, bin string, huge int64) []string {
 	t.Helper()
-	_, usual, faults := besideGood(t, bin, map[string]load.Rule{"/good": {}, "/huge": {}, "/mute": {}, "/cut": {}})
-	log, peak, found := besideGood(t, bin, map[string]load.Rule{
-		"/good": {}, "/huge": {HugeBody: huge}, "/mute": {Tarpit: true}, "/cut": {Fail: 1, Reset: true},
-	})
-	faults = append(faults, found...)
-	grown := (peak - usual) >> 20
+	var log string
+	var faults []string
+	var grown int64
+	for range 3 { // when the collector runs is a matter of chance, so the smallest of up to three counts
+		_, usual, found := besideGood(t, bin, map[string]load.Rule{"/good": {}, "/huge": {}, "/mute": {}, "/cut": {}})
+		faults = append(faults, found...)
+		var peak int64
+		log, peak, found = besideGood(t, bin, map[string]load.Rule{
+			"/good": {}, "/huge": {HugeBody: huge}, "/mute": {Tarpit: true}, "/cut": {Fail: 1, Reset: true},
+		})
+		faults = append(faults, found...)
+		if grown = (peak - usual) >> 20; grown <= 32 || len(faults) > 0 {
+			break
+		}
+	}
 	tell(t, "1 GiB answers, tarpits, resets", 1, "memory grown MiB", grown)
-	if grown > 64 { // 7 to 31 were seen; when the collector runs is a matter of chance
+	if grown > 32 {
 		faults = append(faults, fmt.Sprintf("the hub is %d MiB larger than with targets that behave", grown))
 	}
 	slowest := 0.0
@@ -131,19 +140,21 @@ func besideGood(t *testing.T, bin string, rules map[string]load.Rule) (log strin
 
 func TestTortureParkedThroughKill(t *testing.T) {
 	t.Parallel()
-	must(t, parkedThroughKill(t, hub, rounds(200, 1000, 5000)))
+	must(t, parkedThroughKill(t, hub, rounds(200, 1000, 3000)))
 }
 
-// parkedThroughKill: many deliveries are parked until the target wants them again, the hub is killed; each comes once, in time, and the
+// parkedThroughKill: so many deliveries and more are parked until the target wants them again, and the hub is killed; each comes once, in time, and the
 // route's rate is kept.
-func parkedThroughKill(t *testing.T, bin string, events int) []string {
+func parkedThroughKill(t *testing.T, bin string, parked int) []string {
 	t.Helper()
-	const asked, rate = 6 * time.Second, 300
-	b := newBed(t, bin, map[string]load.Rule{"/all": {Share: 0.3, Fail: 1, Status: 503, RetryAfter: asked}},
-		connections("all")+fmt.Sprintf("routes:\n  all: {from: stripe, to: all, rate_limit: %d/s, retry: {initial: 100ms}}\n", rate))
+	const rate = 200
+	asked := 10*time.Second + time.Duration(parked/100)*time.Second // longer than all first tries take, also on a busy machine
+	b := newBed(t, bin, map[string]load.Rule{"/all": {Share: 0.3, Fail: 1, Status: 503, RetryAfter: asked}}, "")
+	const route = "routes:\n  all: {from: stripe, to: all, retry: {initial: 100ms}%s}\n"
+	b.configure(connections("all") + fmt.Sprintf(route, ""))
 	child := b.start()
 	g := b.generator("p")
-	g.Events, g.KeysPerConnection = events, 200
+	g.Events, g.KeysPerConnection = 4*parked, 200+parked // hardly any waits for an elder of its key
 	sent := b.post(g)
 	if !await(t, 30*time.Second, func() bool {
 		m, err := b.metrics()
@@ -155,15 +166,23 @@ func parkedThroughKill(t *testing.T, bin string, events int) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := m[`tidewire_parked{route="all"}`]; n < float64(parked) {
+		b.fault("only %v deliveries are parked, want %d", n, parked)
+	}
 	child.Kill()
+	killed := time.Now().UnixNano()
+	b.configure(connections("all") + fmt.Sprintf(route, fmt.Sprintf(", rate_limit: %d/s", rate)))
 	child = b.start()
-	b.drained(time.Minute, "all")
+	b.drained(time.Minute+asked, "all")
 	v := b.check(sent, "/all", inHand)
-	early, late := 0, time.Duration(0)
+	early, again, late := 0, 0, time.Duration(0)
 	refused := make(map[load.ID]int64)
+	fired := make(map[load.ID]int)
 	var at []int64
 	for _, r := range b.sink.Receipts("/all") {
-		at = append(at, r.At)
+		if r.At > killed {
+			at = append(at, r.At)
+		}
 		if r.Status == 503 {
 			refused[r.ID] = r.At
 		} else if first, ok := refused[r.ID]; ok {
@@ -172,31 +191,38 @@ func parkedThroughKill(t *testing.T, bin string, events int) []string {
 			if gap < asked {
 				early++
 			}
+			if fired[r.ID]++; fired[r.ID] > 1 {
+				again++
+			}
 		}
 	}
 	if early > 0 {
 		b.fault("%d of %d were tried again before the target wanted them", early, len(refused))
 	}
+	if len(fired) != len(refused) || again > 0 {
+		b.fault("of %d that were parked %d came, and %d more than once", len(refused), len(fired), again)
+	}
 	burst := 0
 	for i, j := 0, 0; j < len(at); j++ {
-		for at[j]-at[i] > int64(time.Second) {
+		for at[j]-at[i] > int64(3*time.Second) {
 			i++
 		}
 		burst = max(burst, j-i+1)
 	}
-	// The kill costs the limiter its memory: one more burst of a tenth.
-	if burst > rate+2*rate/10+rate/20 {
-		b.fault("%d tries within a second, the limit is %d", burst, rate)
+	// A tenth of the rate may go at once; and what is counted is when they came, not when they left, which a busy machine spreads.
+	if burst > 3*rate+rate/10+3*rate/10 {
+		b.fault("%d tries within three seconds, the limit is %d a second", burst, rate)
 	}
 	const name = "parked, then SIGKILL"
 	tell(t, name, 1, "parked at the kill", m[`tidewire_parked{route="all"}`])
 	tell(t, name, 1, "early", early)
+	tell(t, name, 1, "more than once", again)
 	tell(t, name, 1, "latest beyond its time ms", late.Milliseconds())
-	tell(t, name, 1, "most tries within a second", burst)
+	tell(t, name, 1, "most tries within three seconds", burst)
 	tell(t, name, 1, "lost", v.Lost)
 	tell(t, name, 1, "duplicates", v.Duplicates)
 	b.stop(child)
-	b.addUp("events.stripe", events, "all")
+	b.addUp("events.stripe", g.Events, "all")
 	return b.faults
 }
 
@@ -216,7 +242,7 @@ func TestTortureSchedule(t *testing.T) {
 	child := b.start()
 	g := b.generator("g")
 	// As many keys as events: none waits for an elder. And slowly, so that the failing ones do not stand alone and rest their target.
-	g.Events, g.KeysPerConnection, g.Rate = rounds(100, 300, 600), 40, 60
+	g.Events, g.KeysPerConnection, g.Rate = rounds(100, 1100, 3000), 200, 120
 	sent := b.post(g)
 	b.drained(40*time.Second, "plain", "wished", "capped")
 	for _, path := range []string{"/plain", "/wished", "/capped"} {
@@ -251,7 +277,7 @@ func TestTortureSchedule(t *testing.T) {
 		if path == "/plain" {
 			_, sigma := moments(gaps)
 			tell(t, "schedule", len(gaps), "jitter of the second wait (1 s), sigma s", fmt.Sprintf("%.3f", sigma))
-			if len(gaps) < 5 || sigma < 0.02 {
+			if len(gaps) < g.Events/6 || sigma < 0.02 {
 				b.fault("%d gaps do not vary: sigma %v", len(gaps), sigma)
 			}
 		}
