@@ -49,12 +49,7 @@ func (c *Config) check(root Node, before Problems) Problems {
 func (c *Config) checkMode(root Node) Problems {
 	given := !root.Get("data_dir").IsZero()
 	switch {
-	case c.Cluster != nil && !c.Cluster.Spool.Enabled && given:
-		p := root.keyed("data_dir")
-		p.Message = "data_dir without a use"
-		p.Fix = "in cluster mode only the spool is in data_dir, and cluster.spool.enabled is false: remove data_dir, or turn the spool on"
-		return Problems{p}
-	case !given && c.DataDir == "" && (c.Cluster == nil || c.Cluster.Spool.Enabled):
+	case !given && c.DataDir == "":
 		c.DataDir = DefaultDataDir
 	case given && c.DataDir == "" && !root.Get("data_dir").tree.broken && root.Get("data_dir").Kind() == String:
 		return Problems{root.Get("data_dir").Problem("data_dir is empty", "name a folder, such as ./data, or remove the line")}

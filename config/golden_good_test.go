@@ -150,7 +150,7 @@ func TestClusterHasASpoolUnlessItIsTurnedOff(t *testing.T) {
 	equal(t, "data_dir", c.DataDir, config.DefaultDataDir)
 	c = parse(t, fmt.Sprintf(text, ", spool: {enabled: false}"))
 	equal(t, "spool", c.Cluster.Spool.Enabled, false)
-	equal(t, "data_dir", c.DataDir, "")
+	equal(t, "data_dir", c.DataDir, config.DefaultDataDir)
 }
 
 func TestJSONIsAccepted(t *testing.T) {

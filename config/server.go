@@ -56,7 +56,7 @@ type Cluster struct {
 
 // Spool keeps webhooks accepted through an outage of the log.
 type Spool struct {
-	Enabled bool `yaml:"enabled" default:"true" doc:"Off: while Kafka cannot be reached, webhooks are answered 503, and data_dir is not needed."`
+	Enabled bool `yaml:"enabled" default:"true" doc:"Off: while Kafka cannot be reached, webhooks are answered 503. What is in the spool from before is still given to Kafka."`
 	Max     Size `yaml:"max" default:"1GiB" range:"16MiB..1TiB" doc:"How much of the disk events that wait may take; past it webhooks are answered 503. The write-ahead log of up to 256MiB comes on top."`
 }
 

@@ -74,10 +74,11 @@ func (h *hub) openCluster(ctx context.Context) (storage, error) {
 		return nil, err
 	}
 	c.log = pipeline.OnKafka(c.kafka)
-	if k := cfg.Cluster.Spool; k.Enabled {
-		if err := c.openSpool(ctx, h); err != nil {
-			return nil, err
-		}
+	wanted, err := c.wantSpool(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	if wanted {
 		c.log = pipeline.Spooled(c.spool, c.log)
 	}
 	c.index, err = pipeline.NewIndexer(c.log, c.store, h.plan.sources(), h.logger, h.registry)
@@ -170,6 +171,28 @@ func (c *cluster) retention(topic string) time.Duration {
 	return c.keep.Events.Std()
 }
 
+// wantSpool opens the spool where it is enabled, or where it was and still holds events: those have been answered for, and go to Kafka before what comes now.
+func (c *cluster) wantSpool(ctx context.Context, h *hub) (bool, error) {
+	cfg := h.plan.Config
+	if !cfg.Cluster.Spool.Enabled {
+		if _, err := os.Stat(filepath.Join(cfg.DataDir, SpoolFile)); err != nil {
+			return false, nil
+		}
+	}
+	if err := c.openSpool(ctx, h); err != nil {
+		return false, err
+	}
+	if state := c.spool.State(ctx); !cfg.Cluster.Spool.Enabled {
+		if state.Waiting == 0 && state.Refused == 0 {
+			c.spool = nil
+			return false, nil
+		}
+		h.logger.Warn("the spool is switched off and holds events from before; it is used until the hub is started again without any",
+			"waiting", state.Waiting, "refused", state.Refused, "file", filepath.Join(cfg.DataDir, SpoolFile))
+	}
+	return true, nil
+}
+
 func (c *cluster) openSpool(ctx context.Context, h *hub) error {
 	path := filepath.Join(h.plan.Config.DataDir, SpoolFile)
 	fail := func(err error) error { return fmt.Errorf("%w: open the spool %s: %w", ErrEnvironment, path, err) }
@@ -237,7 +260,7 @@ func (c *cluster) Checks() []admin.Check {
 	log := admin.Check{Name: "log", Probe: c.kafka.Probe}
 	if c.spool != nil {
 		log.Probe = c.spool.Probe
-		log.Note = func() string { return c.spool.State(context.Background()).String() }
+		log.Note = c.spoolNote
 	}
 	return []admin.Check{log, {Name: "store", Probe: c.store.Probe}}
 }

@@ -205,6 +205,47 @@ func TestIngestGoesOnWithoutKafka(t *testing.T) {
 	until(t, "the spool is empty", func() bool { return h.metric(t, "tidewire_spool_records") == "0" })
 }
 
+// TestASpoolThatIsSwitchedOffIsEmptiedFirst stops a hub whose spool holds events, and starts it again with the spool off: they have been answered for.
+func TestASpoolThatIsSwitchedOffIsEmptiedFirst(t *testing.T) {
+	t.Parallel()
+	kafka, office := services.NewKafka(t, services.KafkaOptions{}), receiving(t, nil)
+	text := on(t, kafka.Addresses(), shared.Postgres(t)).hub(t.TempDir(), office.URL)
+	h := serve(t, text)
+	if err := kafka.Kill(0); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		if code := h.post(t, stripeEvent(fmt.Sprint("evt_", n), "cus_1"), stripeSecret); code != http.StatusOK {
+			t.Fatalf("event %d without Kafka: %d", n, code)
+		}
+	}
+	_ = h.stop() // it may say that Kafka did not answer
+	if err := kafka.Start(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	off := strings.Replace(text, "\n  postgres:", "\n  spool: {enabled: false}\n  postgres:", 1)
+	for _, holds := range []bool{true, false} {
+		h := serve(t, off)
+		if said := strings.Contains(h.log.String(), "the spool is switched off and holds events"); said != holds {
+			t.Errorf("holds events: %v, said: %v", holds, said)
+		}
+		for n := range 3 {
+			if !holds {
+				break
+			}
+			if got, want := office.next(t).body, fmt.Sprintf(`"evt_%d"`, n); !strings.Contains(got, want) {
+				t.Errorf("call %d is not %s: %s", n, want, got)
+			}
+		}
+		if holds {
+			until(t, "the spool is empty", func() bool { return h.metric(t, "tidewire_spool_records") == "0" })
+		}
+		if err := h.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestDeliveriesWaitForTheDatabase takes PostgreSQL away under a running hub: webhooks are accepted, nothing is sent twice, and all is delivered when it is back.
 func TestDeliveriesWaitForTheDatabase(t *testing.T) {
 	t.Parallel()

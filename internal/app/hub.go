@@ -216,7 +216,8 @@ func (h *hub) run(ctx context.Context) error {
 	select {
 	case <-h.pipeline.Running():
 	case <-piped:
-		stopTaking() // before parts.Wait, which the retention would never let through otherwise
+		// Before parts.Wait, which the retention would never let through otherwise.
+		stopTaking()
 		return fmt.Errorf("%w: %w", ErrEnvironment, <-failed) // the plan has been checked
 	case <-ctx.Done():
 		// The routes may be waiting for a log that does not answer, for as long as that takes.

@@ -334,6 +334,7 @@ func countOf(s pipeline.State) string {
 		return countParked
 	case pipeline.Dead:
 		return countDead
+	case pipeline.Delivered, pipeline.Skipped:
 	}
 	return countLedger
 }

@@ -15,7 +15,7 @@ func TestTortureClusterDatabase(t *testing.T) {
 
 func database(t *testing.T, bin string, stops int) []string {
 	t.Helper()
-	r := newRack(t, plan{bin: bin, hubs: 2})
+	r := newRack(t, plan{bin: bin, hubs: 2, rules: fewParked()})
 	postgres := r.postgres
 	random := choices(t)
 	r.allUp()

@@ -21,11 +21,7 @@ func TestTortureClusterKillHub(t *testing.T) {
 // killHub kills hubs in turn.
 func killHub(t *testing.T, bin string, kills int) []string {
 	t.Helper()
-	var rules map[string]load.Rule
-	if !long() { // what a killed hub was about to try again is due when its lease has run out, after a minute: few are
-		rules = map[string]load.Rule{"/steady": {Delay: time.Millisecond}, "/flaky": {Share: 0.002, Fail: 2, Status: 503, RetryAfter: time.Second}}
-	}
-	r := newRack(t, plan{bin: bin, hubs: 2, rules: rules})
+	r := newRack(t, plan{bin: bin, hubs: 2, rules: fewParked()})
 	random := choices(t)
 	r.allUp()
 	watched := r.watchPlaces()
@@ -41,6 +37,15 @@ func killHub(t *testing.T, bin string, kills int) []string {
 	r.settled("cluster: SIGKILL of a hub", kills, stop, kills*inHand)
 	watched()
 	return r.violations()
+}
+
+// fewParked are the rules of an everyday run that cuts leases: what a hub was about to try again when it died is due when its lease has run out, after a minute.
+// A long run waits for that.
+func fewParked() map[string]load.Rule {
+	if long() {
+		return nil
+	}
+	return map[string]load.Rule{"/steady": {Delay: time.Millisecond}, "/flaky": {Share: 0.002, Fail: 2, Status: 503, RetryAfter: time.Second}}
 }
 
 // moment is a time between two numbers of milliseconds.
@@ -88,15 +93,15 @@ func (r *rack) noDead() {
 // TestTortureClusterFrozenHub stops a hub's process for longer than the group's session, so that the other takes its partitions, and lets it go on: what it
 // had in hand comes twice at most, and it overwrites no place.
 func TestTortureClusterFrozenHub(t *testing.T) {
-	must(t, frozenHub(t, hub, rounds(1, 1, 20), nil))
+	must(t, frozenHub(t, hub, rounds(1, 1, 20)))
 }
 
 // sessionTimeout is that of the hubs' consumer groups.
 const sessionTimeout = 10 * time.Second
 
-func frozenHub(t *testing.T, bin string, freezes int, rules map[string]load.Rule) []string {
+func frozenHub(t *testing.T, bin string, freezes int) []string {
 	t.Helper()
-	r := newRack(t, plan{bin: bin, hubs: 2, rules: rules})
+	r := newRack(t, plan{bin: bin, hubs: 2})
 	random := choices(t)
 	r.allUp()
 	watched := r.watchPlaces()

@@ -39,15 +39,6 @@ var clusterMutants = map[string]mutant{
 			return comeAndGo(t, bin, 8*time.Second, map[string]load.Rule{"/steady": {Delay: 100 * time.Millisecond}, "/flaky": {}})
 		},
 	},
-	"goes on in a generation that has ended": {
-		file: "pipeline/kafkalog/group.go",
-		old:  "case <-ctx.Done():\n\t\t\tg.stop()",
-		new:  "case <-ctx.Done():\n\t\t\ttime.Sleep(5 * time.Second)\n\t\t\tg.stop()",
-		also: []edit{{"pipeline/kafkalog/links.go", "func (s *Subscriber) live() bool {\n", "func (s *Subscriber) live() bool {\n\tif s != nil {\n\t\treturn true\n\t}\n"}},
-		caught: func(t *testing.T, bin string) []string {
-			return frozenHub(t, bin, 1, map[string]load.Rule{"/steady": {Delay: 100 * time.Millisecond}, "/flaky": {}}) // both are busy with the same backlog
-		},
-	},
 }
 
 // TestTortureClusterMutants: hubs that make one mistake each do not pass the scenario that is about it.

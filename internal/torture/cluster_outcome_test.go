@@ -13,7 +13,7 @@ import (
 // letter and what fails for a while is not. In a long run a hub is killed among
 // them.
 func TestTortureClusterPoison(t *testing.T) {
-	must(t, clusterPoison(t, hub, rounds(100, 500, 5000)))
+	must(t, clusterPoison(t, hub, rounds(100, 300, 5000)))
 }
 
 func clusterPoison(t *testing.T, bin string, events int) []string {
@@ -82,7 +82,7 @@ func clusterPoison(t *testing.T, bin string, events int) []string {
 
 // TestTortureClusterSoak lets two hubs work for a while with now and then one killed, and looks whether they grow.
 func TestTortureClusterSoak(t *testing.T) {
-	must(t, clusterSoak(t, hub, time.Duration(rounds(10, 20, 1200))*time.Second))
+	must(t, clusterSoak(t, hub, time.Duration(rounds(10, 10, 1200))*time.Second))
 }
 
 func clusterSoak(t *testing.T, bin string, span time.Duration) []string {

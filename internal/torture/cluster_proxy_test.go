@@ -124,7 +124,7 @@ func (c *eaten) requests() {
 		}
 		if binary.BigEndian.Uint16(f[4:]) == produce && c.p.on.Load() {
 			c.p.mu.Lock()
-			doom, cut := c.p.random.IntN(10) == 0, c.p.random.IntN(3) > 0
+			doom, cut := c.p.random.IntN(10) == 0, c.p.random.IntN(8) > 0
 			c.p.mu.Unlock()
 			if doom {
 				c.mu.Lock()

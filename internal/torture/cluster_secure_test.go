@@ -167,7 +167,7 @@ func (a *authority) fakes(t *testing.T) map[string]*tls.Config {
 		configs[name] = &tls.Config{Certificates: []tls.Certificate{c}, MinVersion: tls.VersionTLS12}
 	}
 	good := a.sign(t, certificateFor("localhost"), false)
-	configs["good, by TLS 1.1"] = &tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // that is what is to be refused
+	configs["good, by TLS 1.1"] = &tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	return configs
 }
 

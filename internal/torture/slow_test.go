@@ -28,7 +28,8 @@ const (
 )
 
 // slowCallers has a thousand connections that bring their headers or bodies a byte at a time or read no answer, each replaced when the hub lets it go.
-// Good callers are answered as if these were not there, and the hub is rid of them soon after they have stopped coming, although none of them hangs up.
+// Good callers are answered as if these were not there, and the hub is rid of those that bring no whole call soon after they have stopped coming, although none of
+// them hangs up. Who has called and reads no answer is idle to it, for a minute.
 //
 // A comparison of two latencies on a machine that does other things too may err, so it is made up to three times, and allows a tenth of a second beside the factor: a hub
 // that lets slow callers stand in the way makes good ones wait for seconds.

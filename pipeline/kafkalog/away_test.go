@@ -76,7 +76,7 @@ func TestWhoMayNotWaitDoesNotWaitForOthers(t *testing.T) {
 	defer release() // the broker first: its answers end the request that waits
 	defer end()
 	l.client.refresh()
-	work.Go(func() { l.Lag(patient, "events.orders", "g") }) //nolint:errcheck // it is cut short
+	work.Go(func() { l.Lag(patient, "events.orders", "g") })
 	<-arrived
 	for what, ask := range map[string]func(context.Context) error{
 		"Lag":   func(ctx context.Context) error { _, _, err := l.Lag(ctx, "events.orders", "g"); return err },

@@ -52,4 +52,4 @@ func TestWatermillSuite(t *testing.T) {
 	watermillSuite(t, c, nil)
 }
 
-func slogQuiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func slogQuiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -34,7 +34,7 @@ type call[T any] struct {
 // gather starts the hands of a gatherer. run is called with 1 to most calls at a time, from that many goroutines.
 func gather[T any](hands, most int, run func(ctx context.Context, batch []*call[T])) *gatherer[T] {
 	g := &gatherer[T]{most: most, hands: hands, run: run, wake: make(chan struct{}, hands)}
-	g.under, g.abandon = context.WithCancel(context.Background())
+	g.under, g.abandon = context.WithCancel(context.Background()) //nolint:gosec // close calls it
 	for range hands {
 		g.done.Go(g.work)
 	}
