@@ -41,11 +41,11 @@ check: ## the everyday tests, under three minutes
 
 .PHONY: test
 test: cc tools ## every test, with the race detector, the crash tests among them
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/torture)
-	$(GO) test -timeout 20m -parallel 4 ./internal/torture
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v /internal/torture)
+	$(GO) test -timeout 40m -parallel 4 ./internal/torture
 
 .PHONY: torture
-torture: tools ## the long crash campaigns: an hour or so, one line of JSON for each fault
+torture: tools ## the long crash campaigns: two to three hours, one line of JSON for each fault
 	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h -parallel 4 -v -run 'Torture|Failpoint' ./internal/torture
 
 .PHONY: tools

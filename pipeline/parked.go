@@ -42,7 +42,7 @@ const (
 	// dueEvery is how often the store is asked for parked deliveries whose time has come.
 	dueEvery = 200 * time.Millisecond
 	// leaseSpare is how much longer than the waiting and the trying a lease lasts: half of it to write the outcome.
-	leaseSpare = time.Minute
+	leaseSpare = 30 * time.Second
 	// longestLease bounds the leases of routes that may hardly ever try.
 	longestLease = 24 * time.Hour
 )

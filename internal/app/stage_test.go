@@ -232,7 +232,7 @@ func (x *target) next(t *testing.T) call {
 }
 
 // patience is how long a test waits for what has to come. It is no measurement: the machine may be busy.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // until waits for a condition that something else brings about.
 func until(t *testing.T, what string, holds func() bool) {

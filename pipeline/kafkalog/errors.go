@@ -124,7 +124,7 @@ func diagnose(c *Config, err error) error {
 		return fmt.Errorf("the Kafka cluster at %s does not speak TLS on this port; leave TLS out or use another port: %w", at, err)
 	}
 	if isCertificate(err) {
-		return fmt.Errorf("the certificate of the Kafka cluster at %s is not trusted; set its certificate authority: %w", at, err)
+		return fmt.Errorf("the certificate of the Kafka cluster at %s is not trusted; set tls.ca to its authority, or have it renewed with the right names: %w", at, err)
 	}
 	if _, ok := errors.AsType[tls.AlertError](err); ok {
 		return fmt.Errorf("the Kafka cluster at %s ended the TLS handshake; it may ask for a client certificate: %w", at, err)

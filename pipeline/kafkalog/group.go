@@ -159,7 +159,8 @@ func (s *Subscriber) belong(topics []string) {
 // sayGoodbye takes a member out of the group that kafka-go has given up without being able to say so: it joins as a new one, and the coordinator would
 // wait for the old one until its session time-out.
 func (s *Subscriber) sayGoodbye(ctx context.Context, member string) {
-	for began := time.Now(); ctx.Err() == nil && time.Since(began) < 2*s.l.c.SessionTimeout; wait(ctx, backoffMost/4) {
+	// However long the coordinator is away: it begins the old member's session anew when it is back.
+	for ; ctx.Err() == nil; wait(ctx, backoffMost/4) {
 		m, err := s.l.client.roundTrip(ctx, &leavegroup.Request{
 			GroupID: s.l.client.wire(s.c.Group), MemberID: member, Members: []leavegroup.RequestMember{{MemberID: member}},
 		})
@@ -167,7 +168,7 @@ func (s *Subscriber) sayGoodbye(ctx context.Context, member string) {
 			continue
 		}
 		switch err := code(m.(*leavegroup.Response).ErrorCode, ""); {
-		case err == nil, errors.Is(err, kafka.UnknownMemberId):
+		case err == nil, !retriable(err): // not known any more, above all
 			return
 		}
 	}

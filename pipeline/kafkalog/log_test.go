@@ -208,7 +208,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"SCRAM not offered":   {denying, func(c *Config) { c.SASL = unheard{} }, "does not offer the SASL mechanism OAUTHBEARER"},
 		"SASL left out":       {locked, func(*Config) {}, "it may want TLS or SASL"},
 		"TLS":                 {sealed, func(c *Config) { c.TLS = &tls.Config{RootCAs: roots} }, ""},
-		"TLS, not trusted":    {sealed, func(c *Config) { c.TLS = &tls.Config{} }, "is not trusted; set its certificate authority"},
+		"TLS, not trusted":    {sealed, func(c *Config) { c.TLS = &tls.Config{} }, "is not trusted; set tls.ca to its authority"},
 		"TLS left out":        {sealed, func(*Config) {}, "TLS"},
 		"TLS for nothing":     {open, func(c *Config) { c.TLS, c.RequestTimeout = &tls.Config{RootCAs: roots}, 300*time.Millisecond }, "it may not speak TLS on this port"},
 	} {

@@ -72,7 +72,7 @@ func receive(t testing.TB, out <-chan *message.Message) *message.Message {
 			t.Fatal("the channel is closed")
 		}
 		return m
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no message came")
 	}
 	return nil
@@ -428,7 +428,7 @@ func TestSubscribersOfAGroupShareItsPartitions(t *testing.T) {
 			which = 1
 		case m = <-out3:
 			which = 2
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no message came")
 		}
 		if seen[m.UUID] {

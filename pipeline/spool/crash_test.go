@@ -130,7 +130,7 @@ func ordeal(t *testing.T, dirs []string, r *rand.Rand) {
 				if pace.IntN(4) == 0 && n+1 < each {
 					ms = append(ms, msg(fmt.Sprintf("k%d-%d", k, n+1)))
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 				for _, m := range ms {
 					m.SetContext(ctx)
 				}
