@@ -40,10 +40,10 @@ type Index interface {
 const indexGroup = "hub.index"
 
 const (
-	indexBatch  = 500              // events that one call of Index takes
-	indexInHand = 2 * indexBatch   // the next batch gathers while one is written
-	indexPause  = 5 * time.Second  // longest wait after a failure
-	indexGather = time.Millisecond // how long a batch that is not full waits for more
+	indexBatch  = 500                   // events that one call of Index takes
+	indexInHand = 2 * indexBatch        // the next batch gathers while one is written
+	indexPause  = 5 * time.Second       // longest wait after a failure
+	indexGather = 25 * time.Millisecond // how long a batch that is not full waits for more: nobody waits for the index, and a statement costs more than a row
 )
 
 // Indexer reads every event of the log into an index. A log that stores an ID once needs none to find repeats; one that does not,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -175,7 +176,7 @@ func (c *cluster) retention(topic string) time.Duration {
 func (c *cluster) wantSpool(ctx context.Context, h *hub) (bool, error) {
 	cfg := h.plan.Config
 	if !cfg.Cluster.Spool.Enabled {
-		if _, err := os.Stat(filepath.Join(cfg.DataDir, SpoolFile)); err != nil {
+		if _, err := os.Stat(filepath.Join(cfg.DataDir, SpoolFile)); errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
 	}
