@@ -87,8 +87,6 @@ func (m *migration) run(ctx context.Context) (err error) {
 	switch {
 	case plan.Config.Cluster == nil:
 		return usageError{fmt.Errorf("%s has no cluster block, which says where to carry the data; add cluster: {kafka: …, postgres: …}", m.path)}
-	case m.dataDir == "" && plan.Config.DataDir == "":
-		return usageError{fmt.Errorf("%s has no data_dir; name the folder of the embedded hub's file with --data-dir", m.path)}
 	case !m.yes && m.path == "-":
 		return usageError{errors.New("standard input is the config, so nothing can be asked: say --yes")}
 	}

@@ -23,7 +23,7 @@ func TestMigrateRefusesWhatCannotBe(t *testing.T) {
 		want   string
 	}{
 		"no cluster":   {embedded, nil, exitUsage, "has no cluster block"},
-		"no data_dir":  {spoolless, nil, exitUsage, "--data-dir"},
+		"no data_dir":  {spoolless, []string{"--yes"}, exitEnvironment, "--data-dir"},
 		"no file":      {cluster, []string{"--yes"}, exitEnvironment, "there is no " + filepath.Join(dir, "tidewire.db")},
 		"other folder": {cluster, []string{"--yes", "--data-dir", dir + "/else"}, exitEnvironment, "there is no " + filepath.Join(dir, "else", "tidewire.db")},
 	} {

@@ -61,7 +61,11 @@ func restarter(t *testing.T, k *services.Kafka) []string {
 // The suite has run on brokers within this process by now; with -short that is all.
 func TestWatermillSuiteOnApacheKafka(t *testing.T) {
 	c, k := real(t)
-	watermillSuite(t, c, restarter(t, k))
+	restart := restarter(t, k)
+	if raced {
+		restart = nil // Watermill's reconnect test reads what another goroutine of its own still writes; "make test" runs it without the detector
+	}
+	watermillSuite(t, c, restart)
 }
 
 // A broker that is killed and comes back loses nothing of what was acknowledged, and no hub has to be started again.
