@@ -158,7 +158,7 @@ func (x *Indexer) write(ctx context.Context, batch []*message.Message) bool {
 	for said := ""; ; {
 		repeats, err := x.index.Index(ctx, events)
 		if err == nil {
-			x.count(repeats)
+			x.count(events, repeats)
 			return true
 		}
 		if ctx.Err() != nil {
@@ -174,12 +174,32 @@ func (x *Indexer) write(ctx context.Context, batch []*message.Message) bool {
 	}
 }
 
-func (x *Indexer) count(repeats []Repeat) {
-	x.repeats.Add(float64(len(repeats)))
+// count counts each record of a batch that is not the first with its ID. An index tells of pairs, and three records with one ID are three of those.
+func (x *Indexer) count(batch []Indexed, repeats []Repeat) {
+	if len(repeats) == 0 {
+		return
+	}
+	type fact struct{ source, id string }
+	here := make(map[Position]bool, len(batch))
+	for _, e := range batch {
+		here[e.At] = true
+	}
+	before := make(map[fact]bool) // whether one of them was in the index before the batch
 	for _, r := range repeats {
-		if r.Conflict {
+		f := fact{r.Again.Source, r.Again.ID}
+		before[f] = before[f] || !here[r.First.At] || !here[r.Again.At]
+		if r.Conflict && here[r.Again.At] {
 			x.conflicts.Inc()
 			x.logger.Debug("an event came again with another body; the first stands", "event", r.Again.ID, "connection", r.Again.Source)
 		}
+	}
+	first := make(map[fact]bool)
+	for _, e := range batch {
+		f := fact{e.Source, e.ID}
+		known, repeated := before[f]
+		if repeated && (known || first[f]) {
+			x.repeats.Inc()
+		}
+		first[f] = true
 	}
 }

@@ -61,12 +61,12 @@ func TestEveryEventIsIndexedOnceItsRepeatsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		index := &shelf{failing: 3, places: make(map[string]pipeline.Indexed)}
 		reg := prometheus.NewRegistry()
-		stop := runIndexer(t, dir, index, reg, "a-1", "b-1", "a-2", "a-1")
+		stop := runIndexer(t, dir, index, reg, "a-1", "b-1", "a-2", "a-1", "a-1")
 		eventually(t, "all are indexed", func() bool { return index.size() == 3 })
-		eventually(t, "the repeat is counted", func() bool {
+		eventually(t, "the repeats are counted", func() bool {
 			families, err := reg.Gather()
 			return err == nil && len(families) == 2 && families[0].GetMetric()[0].GetCounter().GetValue() == 0 &&
-				families[1].GetMetric()[0].GetCounter().GetValue() == 1
+				families[1].GetMetric()[0].GetCounter().GetValue() == 2
 		})
 		stop()
 		hash := sha256.Sum256(shopEvent("a-2").Body)
