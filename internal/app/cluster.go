@@ -122,10 +122,8 @@ func (c *cluster) openKafka(ctx context.Context, h *hub) (err error) {
 	lost := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidewire_log_lost_records_total", Help: "Records that Kafka's retention removed before the route read them; the hub's log says which.",
 	}, []string{"route"})
-	damaged := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "tidewire_log_damaged_records_total", Help: "Log records that are damaged and were passed over; the hub's log says where.",
-	})
-	h.registry.MustRegister(lost, damaged)
+	h.registry.MustRegister(lost)
+	damaged := h.damagedRecords()
 	kc, err := kafkaConfig(h.plan.Config.Cluster.Kafka)
 	if err != nil {
 		return fmt.Errorf("%w: cluster.kafka: %w", ErrEnvironment, err)

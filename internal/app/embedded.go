@@ -43,10 +43,8 @@ func (h *hub) openEmbedded(ctx context.Context) (storage, error) {
 	duplicates := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "tidewire_log_duplicates_total", Help: "Events that came again and were in the log already.",
 	})
-	damaged := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "tidewire_log_damaged_records_total", Help: "Log records that are damaged and were passed over; the hub's log says where.",
-	})
-	h.registry.MustRegister(duplicates, damaged)
+	h.registry.MustRegister(duplicates)
+	damaged := h.damagedRecords()
 	e.log, err = sqlitelog.Open(ctx, sqlitelog.Config{
 		DB: e.db, Logger: h.logger, CloseTimeout: h.plan.Config.Server.ShutdownTimeout.Std(), Unique: pipeline.Unique, Same: pipeline.Same, Prepare: pipeline.Prepare,
 		OnDuplicate: func(string, string) { duplicates.Inc() },

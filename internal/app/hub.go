@@ -121,6 +121,15 @@ type storage interface {
 	Retain(ctx context.Context) error
 }
 
+// damagedRecords counts what a log passes over.
+func (h *hub) damagedRecords() prometheus.Counter {
+	damaged := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "tidewire_log_damaged_records_total", Help: "Log records that are damaged and were passed over; the hub's log says where.",
+	})
+	h.registry.MustRegister(damaged)
+	return damaged
+}
+
 // ledger is what the hub needs of the store.
 type ledger interface {
 	pipeline.Ledger

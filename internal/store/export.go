@@ -63,42 +63,32 @@ func walk(yield func(Carried) bool, read func() (rows []Carried, n int, err erro
 }
 
 func (s *Store) exportParked(ctx context.Context, yield func(Carried) bool) (more bool, err error) {
-	names := s.names.Load()
-	after := int64(0)
-	return walk(yield, func() (rows []Carried, n int, err error) {
-		last := after
-		err = s.db.Read(ctx, func(conn *zsqlite.Conn) error {
-			rows, n, last = nil, 0, after
-			return query(conn, sqlExportParked, func(row *zsqlite.Stmt) error {
-				n++
-				last = row.ColumnInt64(0)
-				c := carried(names, row, 1)
-				c.Outcome.Next, c.Since = Instant(row.ColumnInt64(13)), Instant(row.ColumnInt64(14))
-				c.past(row, 15)
-				rows = append(rows, c)
-				return nil
-			}, after, exportRows/10) // their events may be large
-		})
-		after = last
-		return rows, n, err
+	return s.exportNumbered(ctx, sqlExportParked, yield, func(c *Carried, row *zsqlite.Stmt) {
+		c.Outcome.Next, c.Since = Instant(row.ColumnInt64(13)), Instant(row.ColumnInt64(14))
+		c.past(row, 15)
 	})
 }
 
 func (s *Store) exportDead(ctx context.Context, yield func(Carried) bool) (more bool, err error) {
+	return s.exportNumbered(ctx, sqlExportDead, yield, func(c *Carried, row *zsqlite.Stmt) { c.past(row, 13) })
+}
+
+// exportNumbered walks rows that bear numbers, in their order. rest adds to what every row has.
+func (s *Store) exportNumbered(ctx context.Context, sql string, yield func(Carried) bool, rest func(*Carried, *zsqlite.Stmt)) (more bool, err error) {
 	names := s.names.Load()
 	after := int64(0)
 	return walk(yield, func() (rows []Carried, n int, err error) {
 		last := after
 		err = s.db.Read(ctx, func(conn *zsqlite.Conn) error {
 			rows, n, last = nil, 0, after
-			return query(conn, sqlExportDead, func(row *zsqlite.Stmt) error {
+			return query(conn, sql, func(row *zsqlite.Stmt) error {
 				n++
 				last = row.ColumnInt64(0)
 				c := carried(names, row, 1)
-				c.past(row, 13)
+				rest(&c, row)
 				rows = append(rows, c)
 				return nil
-			}, after, exportRows/10)
+			}, after, exportRows/10) // their events may be large
 		})
 		after = last
 		return rows, n, err
