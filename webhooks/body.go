@@ -54,11 +54,17 @@ func (e *Ear) body(w http.ResponseWriter, r *http.Request, d *door, s *seat) ([]
 		discard(w, r)
 		return nil, &stopped{overLimit, tooLarge}
 	}
-	body, err := e.read(w, r, limit, s)
-	if err == nil && encoding != "" {
-		wire := body
+	wire, err := e.read(w, r, limit, s)
+	body := wire
+	switch {
+	case err != nil:
+	case encoding != "":
 		body, err = expand(r.Context(), wire, encoding, limit, s)
 		e.reuse(wire)
+	default:
+		if body = trim(wire); cap(body) < cap(wire) {
+			e.reuse(wire)
+		}
 	}
 	if err != nil {
 		stop := e.readFailure(err)
@@ -127,7 +133,7 @@ func contentEncoding(h http.Header, compressed bool) (string, *stopped) {
 	return "", &stopped{noEncoding, unsupported}
 }
 
-// read takes what comes over the wire, as far as it goes. Memory grows with what has come, never with what was announced.
+// read takes what comes over the wire, as far as it goes, into a buffer that may be much too large for it. Memory grows with what has come, never with what was announced.
 func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat) ([]byte, error) {
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
@@ -177,11 +183,7 @@ func (e *Ear) read(w http.ResponseWriter, r *http.Request, limit int64, s *seat)
 		// A server that cannot set deadlines has bounds of its own, or none: it is not ours.
 		_ = http.NewResponseController(w).SetReadDeadline(begun.Add(allowed))
 	}
-	body := trim(buf)
-	if cap(body) < cap(buf) {
-		e.reuse(buf)
-	}
-	return body, nil
+	return buf, nil
 }
 
 // reuse lets the next large body have the memory of one that nobody holds any more: a hundred refused at once leave little garbage.
