@@ -179,7 +179,6 @@ func (x *Indexer) count(batch []Indexed, repeats []Repeat) {
 	if len(repeats) == 0 {
 		return
 	}
-	type fact struct{ source, id string }
 	here := make(map[Position]bool, len(batch))
 	for _, e := range batch {
 		here[e.At] = true

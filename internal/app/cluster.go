@@ -82,6 +82,7 @@ func (h *hub) openCluster(ctx context.Context) (storage, error) {
 	if wanted {
 		c.log = pipeline.Spooled(c.spool, c.log)
 	}
+	c.log = pipeline.Recalling(c.log, c.store, h.logger)
 	c.index, err = pipeline.NewIndexer(c.log, c.store, h.plan.sources(), h.logger, h.registry)
 	return c, err
 }

@@ -16,6 +16,8 @@ const (
 	kindRetain   = "retain"
 	kindLease    = "lease"
 	kindIndex    = "index"
+	kindRecall   = "recall"
+	kindPlaces   = "places"
 	kindNames    = "names"
 	kindSpans    = "partitions"
 	kindImport   = "import"

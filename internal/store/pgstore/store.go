@@ -84,6 +84,7 @@ const (
 	admitHands  = 2
 	settleHands = 2
 	parkHands   = 2
+	recallHands = 1
 
 	// mostRows bounds a batch, and so the memory and the time of one statement.
 	mostRows = 512
@@ -108,6 +109,7 @@ type Store struct {
 	admits  *gatherer[*question]
 	settles *gatherer[*decision]
 	parks   *gatherer[*decision]
+	recalls *gatherer[*recollection]
 
 	membership sync.Mutex
 	run        [16]byte // tells this Store from another that uses the same instance name
@@ -156,6 +158,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	s.admits = gather(admitHands, mostRows, s.askAll)
 	s.settles = gather(settleHands, mostRows, s.settleAll)
 	s.parks = gather(parkHands, mostParked, s.parkAll)
+	s.recalls = gather(recallHands, mostRows, s.recallAll)
 	return s, nil
 }
 
@@ -221,11 +224,13 @@ func (s *Store) Close() error {
 			s.admits.abandon()
 			s.settles.abandon()
 			s.parks.abandon()
+			s.recalls.abandon()
 		})
 		defer late.Stop()
 		s.admits.close()
 		s.settles.close()
 		s.parks.close()
+		s.recalls.close()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		s.leave(ctx) // when this fails, the row expires
