@@ -43,6 +43,7 @@ check: ## the everyday tests, under three minutes
 test: cc tools ## every test, with the race detector, the crash tests among them
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v /internal/torture)
 	$(GO) test -timeout 10m -run SuiteOnApacheKafka ./pipeline/kafkalog
+	TIDEWIRE_TEST_POSTGRES=oldest $(GO) test -timeout 10m ./internal/store/pgstore
 	$(GO) test -timeout 40m -parallel 4 ./internal/torture
 
 .PHONY: torture

@@ -28,15 +28,19 @@ func client(t *testing.T, transport *kafka.Transport, addresses ...string) *kafk
 	return &kafka.Client{Addr: kafka.TCP(addresses...), Transport: transport, Timeout: 10 * time.Second}
 }
 
+// create tries until the topic is there: on a busy machine a broker that has just started may be held for dead for a moment.
 func create(t *testing.T, c *kafka.Client, topic string, copies int) {
 	t.Helper()
-	made, err := c.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: topic, NumPartitions: 1, ReplicationFactor: copies}}})
-	if err == nil {
-		err = made.Errors[topic]
-	}
-	if err != nil {
-		t.Fatalf("make topic %s: %v", topic, err)
-	}
+	eventually(t, "make topic "+topic, func(ctx context.Context) error {
+		made, err := c.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: topic, NumPartitions: 1, ReplicationFactor: copies}}})
+		if err == nil {
+			err = made.Errors[topic]
+		}
+		if errors.Is(err, kafka.TopicAlreadyExists) {
+			return nil // an answer was lost
+		}
+		return err
+	})
 }
 
 // produce tries until the record is with all copies that are in sync, as a leader may be on its way.

@@ -3,6 +3,7 @@ package services
 import (
 	"context"
 	_ "embed" // the pom
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,29 +28,35 @@ func kafkaFiles(ctx context.Context, version string) (java, jars string, err err
 		return "", "", err
 	}
 	jars, err = cached(ctx, "kafka-"+version, func(dir string) error {
-		maven, err := exec.LookPath("mvn")
-		if err != nil {
-			return fmt.Errorf("%w: Maven, which downloads Apache Kafka; install it (Debian and Ubuntu: apt-get install maven)", ErrMissing)
-		}
 		file := filepath.Join(dir, "pom.xml")
 		if err := os.WriteFile(file, pom, 0o600); err != nil {
 			return fmt.Errorf("download Apache Kafka: %w", err)
 		}
-		args := []string{
-			maven, "-q", "-B", "-f", file, "-Dkafka.version=" + version, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + dir,
-		}
-		// Maven keeps what it downloads in the home that the system knows of, which service accounts may not have.
-		home, err := os.UserHomeDir()
-		if who, err2 := user.Current(); err == nil && err2 == nil && who.HomeDir != home {
-			args = append(args, "-Dmaven.repo.local="+filepath.Join(home, ".m2", "repository"))
-		}
-		err = run(ctx, command{dir: dir, args: args})
+		err := maven(ctx, dir, "-f", file, "-Dkafka.version="+version, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+dir)
 		if err != nil {
-			return fmt.Errorf("%w: Apache Kafka %s, and Maven could not download it: %w", ErrMissing, version, err)
+			return fmt.Errorf("%w: Apache Kafka %s: %w", ErrMissing, version, err)
 		}
 		return nil
 	})
 	return java, jars, err
+}
+
+// maven has Maven download something into a folder.
+func maven(ctx context.Context, dir string, args ...string) error {
+	program, err := exec.LookPath("mvn")
+	if err != nil {
+		return errors.New("its download needs Maven; install it (Debian and Ubuntu: apt-get install maven)")
+	}
+	args = append([]string{program, "-q", "-B"}, args...)
+	// Maven keeps what it downloads in the home that the system knows of, which service accounts may not have.
+	home, err := os.UserHomeDir()
+	if who, err2 := user.Current(); err == nil && err2 == nil && who.HomeDir != home {
+		args = append(args, "-Dmaven.repo.local="+filepath.Join(home, ".m2", "repository"))
+	}
+	if err := run(ctx, command{dir: dir, args: args}); err != nil {
+		return fmt.Errorf("its download by Maven failed: %w", err)
+	}
+	return nil
 }
 
 var javaVersion = regexp.MustCompile(`version "(\d+)`)

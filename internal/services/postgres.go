@@ -30,6 +30,8 @@ type PostgresOptions struct {
 	TLS bool
 	// Port is where it listens if that is free. Default: any free port.
 	Port int
+	// Version is one that is on Maven Central, such as OldestPostgres. Default: the newest that is installed, or the system's package.
+	Version string
 }
 
 // Postgres is a real PostgreSQL server on loopback, a process of its own. Its methods may be called from several goroutines.
@@ -37,6 +39,7 @@ type Postgres struct {
 	o      PostgresOptions
 	made   string // temporary folder to remove
 	files  binaries
+	packed string // what is to be unpacked into Dir first; "": nothing
 	user   *syscall.Credential
 	port   int
 	issued *issued
@@ -60,10 +63,15 @@ const databaseUser = "tidewire"
 
 // StartPostgres starts a server whose owner is the user "tidewire", and returns when it answers a query. The context is for the start alone; the server runs until
 // Close or Stop, or dies with this process. Programs of PostgreSQL 14 or newer are used where they are; else, on Debian and its like, the package is unpacked into
-// the cache, or installed by root; else the error is an ErrMissing.
+// the cache, or installed by root; else the error is an ErrMissing. Another Version is downloaded by Maven, once, and unpacked into Dir.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
 	p := &Postgres{o: o}
-	if p.files, err = findPostgres(ctx); err != nil {
+	if o.Version != "" {
+		p.packed, err = archivedPostgres(ctx, o.Version)
+	} else {
+		p.files, err = findPostgres(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
@@ -120,6 +128,11 @@ func (p *Postgres) prepare(ctx context.Context) (err error) {
 	p.port = ports[0]
 	if err := p.own(); err != nil {
 		return err
+	}
+	if p.packed != "" {
+		if p.files, err = unarchive(ctx, p.packed, filepath.Join(p.o.Dir, "postgres-"+p.o.Version)); err != nil {
+			return err
+		}
 	}
 	if _, err := os.Stat(filepath.Join(p.data(), "PG_VERSION")); err == nil {
 		return nil

@@ -12,8 +12,11 @@ import (
 	"strings"
 )
 
-// oldestPostgres is the oldest PostgreSQL that Tidewire takes.
-const oldestPostgres = 14
+// OldestPostgres is the oldest PostgreSQL that Tidewire is tested with, and oldestPostgres the oldest that it takes.
+const (
+	OldestPostgres = "14.0.0"
+	oldestPostgres = 14
+)
 
 const installPostgres = "install PostgreSQL 14 or newer (Debian and Ubuntu: apt-get install postgresql)"
 

@@ -17,8 +17,9 @@ import (
 func Missing(ctx context.Context) []string {
 	var all []string
 	for what, find := range map[string]func() error{
-		"Kafka":      func() error { _, _, err := kafkaFiles(ctx, NewestKafka); return err },
-		"PostgreSQL": func() error { _, err := findPostgres(ctx); return err },
+		"Kafka":                        func() error { _, _, err := kafkaFiles(ctx, NewestKafka); return err },
+		"PostgreSQL":                   func() error { _, err := findPostgres(ctx); return err },
+		"PostgreSQL " + OldestPostgres: func() error { _, err := archivedPostgres(ctx, OldestPostgres); return err },
 	} {
 		if err := find(); err != nil {
 			all = append(all, fmt.Sprintf("tests with a real %s are left out: %v", what, err))
