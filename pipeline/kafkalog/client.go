@@ -42,6 +42,7 @@ type client struct {
 	c         *Config
 	conns     *conns
 	transport *kafka.Transport
+	knowsIDs  bool // the brokers tell topics by ID; set by greet
 
 	stale   atomic.Bool
 	looking chan struct{} // has room for the one who looks at the cluster again
@@ -292,7 +293,11 @@ func (c *client) greet(ctx context.Context) error {
 	if err != nil {
 		return diagnose(c.c, err)
 	}
-	if err := understands(r.(*apiversions.Response)); err != nil {
+	can := r.(*apiversions.Response)
+	c.knowsIDs = slices.ContainsFunc(can.ApiKeys, func(k apiversions.ApiKeyResponse) bool {
+		return protocol.ApiKey(k.ApiKey) == protocol.Metadata && k.MaxVersion >= idsVersion
+	})
+	if err := understands(can); err != nil {
 		return fmt.Errorf("the brokers at %v %w", c.c.Brokers, err)
 	}
 	m, err := c.known(ctx)

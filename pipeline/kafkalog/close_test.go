@@ -50,7 +50,35 @@ func TestClosingIsQuick(t *testing.T) {
 		if d := time.Since(began); d > 2*time.Second {
 			t.Errorf("closing took %s; busy: %v", d, busy)
 		}
+		if held, windows := l.reader.held.Load(), l.reader.windows.Load(); held != 0 || windows != 0 {
+			t.Errorf("busy: %v: %d bytes count as held, %d as in windows", busy, held, windows)
+		}
 	}
+}
+
+// Who subscribes to one more topic joins the group anew; a message of another topic that nobody finishes holds that up no longer than a close.
+func TestATopicThatComesLaterDoesNotWaitForWhatNobodyFinishes(t *testing.T) {
+	t.Parallel()
+	c := alone(cluster(t, 1))
+	c.CloseTimeout = 300 * time.Millisecond
+	l := opened(t, c)
+	ensured(t, l, orders)
+	out, s := subscribe(t, l, SubscriberConfig{Group: "g"})
+	add(t, l, msg("a", ""))
+	receive(t, out) // never acked
+	const more = "events.more"
+	two, err := s.Subscribe(t.Context(), more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Publish(more, msg("b", "")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, two).Ack()
+	if m := receive(t, out); m.UUID != "a" {
+		t.Errorf("%s came again", m.UUID)
+	}
+	closed(t, s)
 }
 
 // goroutines that subscribers leave behind are found by the leak check of the package; this says that none add up while the log lives.

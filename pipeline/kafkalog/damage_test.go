@@ -236,3 +236,24 @@ func TestOnlyAnswersThatCannotBeReadAreSuspect(t *testing.T) {
 		}
 	}
 }
+
+func TestDamageIsToldOnceHoweverManyGroupsMeetIt(t *testing.T) {
+	t.Parallel()
+	var told damages
+	c := alone(cluster(t, 1))
+	c.OnDamage = told.note
+	l := opened(t, c)
+	ensured(t, l, orders)
+	raw(t, l, protocol.Record{Value: protocol.NewBytes([]byte("x")), Headers: []protocol.Header{
+		{Key: headerUUID, Value: []byte("a")}, {Key: headerSum, Value: []byte("00000000")},
+	}})
+	raw(t, l, protocol.Record{Value: protocol.NewBytes([]byte("y"))})
+	for _, group := range []string{"one", "another", "a third"} {
+		out, s := subscribe(t, l, SubscriberConfig{Group: group})
+		receive(t, out).Ack()
+		closed(t, s)
+	}
+	if told.String() != "[0]" {
+		t.Errorf("told of %s", &told)
+	}
+}

@@ -69,6 +69,26 @@ func TestARequestThatIsEatenIsUnknownAndNotSentAgain(t *testing.T) {
 	}
 }
 
+// A broker that answers and does not say what it did with the partition has said nothing.
+func TestAnAnswerThatDoesNotNameThePartitionLeavesTheResultUnknown(t *testing.T) {
+	t.Parallel()
+	k := cluster(t, 1)
+	l := opened(t, at(k))
+	ensured(t, l, shop)
+	k.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		return req.ResponseKind(), nil, true
+	})
+	if err := l.Publish(shop, note(t.Context(), "a", "unnamed")); !isUnknown(err) || isRefused(err) {
+		t.Fatalf("unknown is told as %v", err)
+	}
+	if err := l.Publish(shop, note(t.Context(), "a", "next")); err != nil {
+		t.Fatal(err)
+	}
+	if got := bodies(stored(t, l, shop)); !slices.Equal(got, []string{"next"}) {
+		t.Errorf("stored are %q, want next only", got)
+	}
+}
+
 func TestWhatNeverLeftIsNotUnknown(t *testing.T) {
 	t.Parallel()
 	k := cluster(t, 1)
@@ -120,6 +140,8 @@ func TestAfterAnUnknownResultThePartitionWaitsForItsLeader(t *testing.T) {
 	if err := l.Publish(shop, note(t.Context(), "a", "x")); !isUnknown(err) {
 		t.Fatalf("unknown is told as %v", err)
 	}
+	// To ask is not enough: the first question is not answered.
+	k.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("eaten"), true })
 	k.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) { asked.Store(true); return nil, nil, false })
 	k.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { before.Store(!asked.Load()); return nil, nil, false })
 	if err := l.Publish(shop, note(t.Context(), "a", "y")); err != nil {

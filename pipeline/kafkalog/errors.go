@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/segmentio/kafka-go"
 )
@@ -151,6 +152,34 @@ func diagnose(c *Config, err error) error {
 		return fmt.Errorf("the Kafka cluster at %s does not answer in time: %w", at, err)
 	}
 	return fmt.Errorf("the Kafka cluster at %s cannot be used: %w", at, err)
+}
+
+// Away reports whether an error, of Open or of a Log, says that no broker can be reached or none answers in time, or that the cluster is about to
+// elect a leader: what passes by itself or by somebody else's hand. Credentials, certificates, topics or versions that are refused do not.
+//
+// Closed tells the case in between: the connection was made and ended without an answer. That is what brokers do with a client that speaks TLS or SASL
+// where they do not, or the other way round, and what a proxy does whose brokers are away.
+func Away(err error) bool {
+	if err == nil || isCertificate(err) || isCredentials(err) {
+		return false
+	}
+	if k, ok := errors.AsType[kafka.Error](err); ok {
+		return k.Temporary()
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok {
+		return false
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op == "dial" || op.Timeout()
+	}
+	_, unresolved := errors.AsType[*net.DNSError](err)
+	return unresolved || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// Closed reports whether an error says that a connection was made and ended without an answer; see Away.
+func Closed(err error) bool {
+	return !Away(err) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) &&
+		!strings.Contains(err.Error(), "expecting TLS")
 }
 
 func isCertificate(err error) bool {

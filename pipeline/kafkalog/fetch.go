@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/fetch"
 )
 
@@ -38,7 +37,7 @@ type part struct {
 	err     error
 	start   int64 // where the partition begins
 	end     int64 // where it ends, for those who read
-	records protocol.RecordSet
+	records []rawRecord
 }
 
 func compare(a, b partition) int {
@@ -52,10 +51,10 @@ func (r *reader) fetch(ctx context.Context, at map[partition]int64, turn, each, 
 	if len(at) == 0 {
 		return a, nil
 	}
-	req := &fetch.Request{
+	req := &fetchRequest{clientID: r.c.ClientID, Request: fetch.Request{
 		ReplicaID: -1, SessionEpoch: -1,
 		MinBytes: 1, MaxBytes: int32(most), MaxWaitTime: int32(patience / time.Millisecond),
-	}
+	}}
 	ps := make([]partition, 0, len(at))
 	for p := range at {
 		ps = append(ps, p)
@@ -77,17 +76,15 @@ func (r *reader) fetch(ctx context.Context, at map[partition]int64, turn, each, 
 	if err != nil {
 		return a, err
 	}
-	res := m.(*fetch.Response)
-	if err := code(res.ErrorCode, ""); err != nil {
+	res := m.(*fetched)
+	if err := code(res.code, ""); err != nil {
 		return a, err
 	}
-	for _, t := range res.Topics {
-		for _, p := range t.Partitions {
-			a.parts[partition{strings.TrimPrefix(t.Topic, r.c.Prefix), p.Partition}] = part{
-				err: code(p.ErrorCode, ""), start: p.LogStartOffset, end: p.HighWatermark, records: p.RecordSet,
-			}
-			a.some = a.some || p.RecordSet.Records != nil
+	for _, p := range res.parts {
+		a.parts[partition{strings.TrimPrefix(p.topic, r.c.Prefix), p.number}] = part{
+			err: code(p.code, ""), start: p.start, end: p.end, records: p.records,
 		}
+		a.some = a.some || p.some
 	}
 	return a, nil
 }
@@ -125,51 +122,26 @@ func (r *reader) take(ctx context.Context, f *feed, t *trouble, at int64, all an
 var errNoProgress = errors.New("the broker says that there are records, and gives none")
 
 // decode copies the records from an offset on out of an answer.
-func (r *reader) decode(p partition, from int64, set protocol.RecordSet) *portion {
-	var records []*shared
+func (r *reader) decode(p partition, from int64, raws []rawRecord) *portion {
 	upTo := from
-	var walk func(protocol.RecordReader)
-	walk = func(rr protocol.RecordReader) {
-		switch rr := rr.(type) {
-		case nil:
-			return
-		case *protocol.RecordStream:
-			for _, batch := range rr.Records {
-				walk(batch)
-			}
-			return
+	records := make([]*shared, 0, len(raws))
+	var room []byte
+	for i := range raws {
+		raw := &raws[i]
+		if raw.offset < upTo {
+			continue // a batch comes whole, also when only its end was asked for
 		}
-		_, control := rr.(*protocol.ControlBatch)
-		for {
-			raw, err := rr.ReadRecord()
-			if err != nil {
-				return
-			}
-			if raw.Offset < upTo || control {
-				release(raw)
-				upTo = max(upTo, raw.Offset+1)
-				continue
-			}
-			s := newShared(decodeRecord(p, raw))
-			upTo = raw.Offset + 1
-			if s.fault != nil {
-				r.damaged(p, s.offset, s.fault)
-			}
-			records = append(records, s)
+		upTo = raw.offset + 1
+		if raw.control {
+			continue
 		}
+		s := newShared(decodeRecord(p, raw, &room))
+		if s.fault != nil {
+			r.damaged(p, s.offset, s.fault)
+		}
+		records = append(records, s)
 	}
-	walk(set.Records)
 	return newPortion(from, upTo, records)
-}
-
-// release gives back the memory that a record of an answer is in.
-func release(r *protocol.Record) {
-	if r.Key != nil {
-		r.Key.Close()
-	}
-	if r.Value != nil {
-		r.Value.Close()
-	}
 }
 
 // damaged reports a record, once.

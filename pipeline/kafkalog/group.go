@@ -1,6 +1,7 @@
 package kafkalog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,11 +168,20 @@ func (s *Subscriber) sayGoodbye(ctx context.Context, member string) {
 		if err != nil {
 			continue
 		}
-		switch err := code(m.(*leavegroup.Response).ErrorCode, ""); {
+		switch err := code(farewell(m.(*leavegroup.Response)), ""); {
 		case err == nil, !retriable(err): // not known any more, above all
 			return
 		}
 	}
+}
+
+// farewell is what the coordinator says to a goodbye. kafka-go looks for the code of the whole answer two bytes too early, where the time to wait stands,
+// and so an answer of "not the coordinator" looks like one without an error. But it names no member, as one that was obeyed does.
+func farewell(r *leavegroup.Response) int16 {
+	if len(r.Members) > 0 {
+		return r.Members[0].ErrorCode
+	}
+	return cmp.Or(r.ErrorCode, int16(r.ThrottleTimeMS))
 }
 
 // until returns a context that ends when other topics than these are subscribed to or the subscriber closes.
@@ -271,17 +281,23 @@ func (g *generation) serve(ctx context.Context) {
 func (g *generation) begin(ctx context.Context) bool {
 	s := g.s
 	at := make(map[string]map[int32]int64)
+	known := make(map[partition]int64)
 	var fresh []partition
 	for wire, as := range g.gen.Assignments {
 		topic := strings.TrimPrefix(wire, s.l.c.Prefix)
 		at[topic] = make(map[int32]int64, len(as))
 		for _, a := range as {
 			at[topic][int32(a.ID)] = a.Offset
-			if a.Offset < 0 {
-				fresh = append(fresh, partition{topic, int32(a.ID)})
+			if p := (partition{topic, int32(a.ID)}); a.Offset < 0 {
+				fresh = append(fresh, p)
+			} else {
+				known[p] = a.Offset
 			}
 		}
 	}
+	s.l.keeper.note(s.c.Group, known) // also of partitions in which nothing moves
+	ctx, stop := g.staying(ctx)
+	defer stop()
 	for len(fresh) > 0 {
 		err := g.choose(ctx, fresh, at)
 		if err == nil {
@@ -319,6 +335,20 @@ func (g *generation) begin(ctx context.Context) bool {
 	return true
 }
 
+// staying ends with ctx, and when the member is to leave: what is asked may be away for long.
+func (g *generation) staying(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-g.depart:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { cancel(); watch.Wait() }
+}
+
 // choose decides where a group begins that has no place yet, and commits that.
 func (g *generation) choose(ctx context.Context, fresh []partition, at map[string]map[int32]int64) error {
 	s := g.s
@@ -330,6 +360,10 @@ func (g *generation) choose(ctx context.Context, fresh []partition, at map[strin
 	if err != nil {
 		return err
 	}
+	back, err := s.resume(ctx, fresh)
+	if err != nil {
+		return err
+	}
 	places := make(map[partition]int64)
 	for _, p := range fresh {
 		offset := found[p]
@@ -338,10 +372,18 @@ func (g *generation) choose(ctx context.Context, fresh []partition, at map[strin
 			offset = min(offset, start)
 		}
 		s.mu.Unlock()
+		if place, ok := back.at[p]; ok {
+			offset = place
+		}
 		at[p.topic][p.number] = offset
 		places[p] = offset
 	}
-	return g.write(ctx, places)
+	if err := g.write(ctx, places); err != nil {
+		return err
+	}
+	s.l.keeper.note(s.c.Group, places)
+	s.tell(back)
+	return nil
 }
 
 // commit writes the places that have moved. It is called by serve alone.
@@ -370,6 +412,7 @@ func (g *generation) commit() error {
 	for h, at := range moved {
 		h.wrote(at)
 	}
+	g.s.l.keeper.note(g.s.c.Group, places)
 	return nil
 }
 

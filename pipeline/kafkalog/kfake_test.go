@@ -95,7 +95,7 @@ func stored(t testing.TB, l *Log, topic string) map[int32][]record {
 				if err != nil {
 					break
 				}
-				d := decodeRecord(p, k)
+				d := decoded(p, k)
 				if d.fault != nil {
 					t.Fatalf("record %d of %s: %v", d.offset, p, d.fault)
 				}

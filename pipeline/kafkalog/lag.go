@@ -74,15 +74,26 @@ func (s *Subscriber) settleAt(ctx context.Context, topic string, numbers []int32
 	if err != nil {
 		return err
 	}
+	fresh := make([]partition, 0, len(numbers))
+	for p := range ends {
+		if _, ok := has[p.number]; !ok {
+			fresh = append(fresh, p)
+		}
+	}
+	back, err := s.resume(ctx, fresh)
+	if err != nil {
+		return err
+	}
 	req := offsetcommit.RequestTopic{Name: s.l.client.wire(topic)}
+	places := make(map[partition]int64, len(fresh))
 	s.mu.Lock()
-	for p, end := range ends {
-		if _, ok := has[p.number]; ok {
-			continue
+	for _, p := range fresh {
+		if place, ok := back.at[p]; ok {
+			s.starts[p] = place
+		} else if _, ok := s.starts[p]; !ok {
+			s.starts[p] = ends[p]
 		}
-		if _, ok := s.starts[p]; !ok {
-			s.starts[p] = end
-		}
+		places[p] = s.starts[p]
 		req.Partitions = append(req.Partitions, offsetcommit.RequestPartition{
 			PartitionIndex: p.number, CommittedOffset: s.starts[p], CommittedLeaderEpoch: -1,
 		})
@@ -108,6 +119,8 @@ func (s *Subscriber) settleAt(ctx context.Context, topic string, numbers []int32
 			}
 		}
 	}
+	s.l.keeper.note(s.c.Group, places)
+	s.tell(back)
 	return nil
 }
 

@@ -209,3 +209,30 @@ func TestHoldingsAndMetricsSayWhatIsRead(t *testing.T) {
 		t.Errorf("%d metrics are left of a closed log, %v", len(fs), err)
 	}
 }
+
+// Between two commits this process knows more than the cluster. The oldest record is the oldest of all partitions'.
+func TestLagKnowsWhatIsNotCommittedYet(t *testing.T) {
+	t.Parallel()
+	k := cluster(t, 1)
+	c := lively(k)
+	c.CommitEvery = time.Hour
+	one, two := opened(t, c), opened(t, lively(k))
+	ensured(t, one, orders)
+	add(t, one, msg("a", ""))
+	first := time.Now()
+	until(t, "time has passed", func() bool { return time.Since(first) > 5*time.Millisecond })
+	for i := 1; i < 10; i++ {
+		add(t, one, msg(fmt.Sprintf("%c", 'a'+i), ""))
+	}
+	if _, at, err := one.Lag(t.Context(), orders, "never subscribed"); err != nil || at.IsZero() || at.After(first) {
+		t.Errorf("the oldest is of %v, %v; the first was published before %v", at, err, first)
+	}
+	out, _ := subscribe(t, one, SubscriberConfig{Group: "g", InHand: 10, Key: unordered})
+	for range 10 {
+		receive(t, out).Ack()
+	}
+	until(t, "all are finished", func() bool { return behind(t, one, "g") == 0 })
+	if n := behind(t, two, "g"); n != 10 {
+		t.Errorf("another hub knows of %d before the group, and nothing is committed", n)
+	}
+}

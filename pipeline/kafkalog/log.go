@@ -80,6 +80,11 @@ type Config struct {
 	// CommitEvery is how often the places of groups are written. After a crash a group sees again what it
 	// finished since. Default 250 ms.
 	CommitEvery time.Duration
+	// Places keeps the places of groups beside the cluster too, for when that has lost them: then a group goes on from the place kept, and
+	// not where a new one begins. nil: nothing does.
+	Places Places
+	// KeepEvery is how often Places is given those that moved. Default 15 s.
+	KeepEvery time.Duration
 	// NackDelay is how long a nacked message waits before it is handed out again; each further nack doubles it, up to
 	// NackDelayMax. Defaults 50 ms and 5 s.
 	NackDelay, NackDelayMax time.Duration
@@ -110,6 +115,7 @@ func (c Config) withDefaults() Config {
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
 	c.PublishTimeout = cmp.Or(c.PublishTimeout, 30*time.Second)
 	c.CommitEvery = cmp.Or(c.CommitEvery, 250*time.Millisecond)
+	c.KeepEvery = cmp.Or(c.KeepEvery, 15*time.Second)
 	c.NackDelay = cmp.Or(c.NackDelay, 50*time.Millisecond)
 	c.NackDelayMax = max(cmp.Or(c.NackDelayMax, 5*time.Second), c.NackDelay)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 10*time.Second)
@@ -142,6 +148,8 @@ type Log struct {
 	publish *publisher
 	reader  *reader
 	ends    *ends // for Lag
+	keeper  *keeper
+	resumed resumptions
 	metrics *metrics
 
 	ensuring sync.Mutex // held by the one who creates and checks topics
@@ -183,6 +191,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
 	l.publish = newPublisher(l)
+	l.keeper = newKeeper(l)
 	return l, nil
 }
 
@@ -254,6 +263,7 @@ func (l *Log) Close() error {
 			closing.Go(func() { errs[i] = p.Close() })
 		}
 		closing.Wait()
+		l.keeper.close()
 		l.publish.close()
 		l.reader.close()
 		l.client.close()

@@ -192,25 +192,26 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		cluster *kfake.Cluster
 		change  func(*Config)
 		want    string // "" is that it opens
+		kind    string // of error: away, closed or ""
 	}{
-		"as it should":        {open, func(*Config) {}, ""},
-		"no brokers":          {open, func(c *Config) { c.Brokers = nil }, "no Kafka brokers are named"},
-		"nobody there":        {open, func(c *Config) { c.Brokers = []string{"127.0.0.1:1"} }, "no broker of the Kafka cluster at 127.0.0.1:1 can be reached"},
-		"one of two there":    {open, func(c *Config) { c.Brokers = append([]string{"127.0.0.1:1"}, c.Brokers...) }, ""},
-		"nobody answers":      {open, func(c *Config) { c.Brokers, c.RequestTimeout = []string{mute.Addr().String()}, 200*time.Millisecond }, "does not answer in time"},
-		"announced elsewhere": {away, func(*Config) {}, "broker 7, which announces itself as 127.0.0.1:1, cannot be reached"},
-		"too old":             {old, func(*Config) {}, "Apache Kafka 3.4 or newer is needed"},
-		"PLAIN":               {locked, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: "right"} }, ""},
-		"SCRAM":               {locked, func(c *Config) { c.SASL = scrams("tide", "right") }, ""},
-		"PLAIN, wrong":        {denying, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: secret} }, "does not accept the user name or password"},
-		"PLAIN, cut off":      {locked, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: secret} }, "user name or password may not be as it wants"},
-		"SCRAM, wrong":        {locked, func(c *Config) { c.SASL = scrams("tide", secret) }, "user name or password may not be as it wants"},
-		"SCRAM not offered":   {denying, func(c *Config) { c.SASL = unheard{} }, "does not offer the SASL mechanism OAUTHBEARER"},
-		"SASL left out":       {locked, func(*Config) {}, "it may want TLS or SASL"},
-		"TLS":                 {sealed, func(c *Config) { c.TLS = &tls.Config{RootCAs: roots} }, ""},
-		"TLS, not trusted":    {sealed, func(c *Config) { c.TLS = &tls.Config{} }, "is not trusted; set tls.ca to its authority"},
-		"TLS left out":        {sealed, func(*Config) {}, "TLS"},
-		"TLS for nothing":     {open, func(c *Config) { c.TLS, c.RequestTimeout = &tls.Config{RootCAs: roots}, 300*time.Millisecond }, "it may not speak TLS on this port"},
+		"as it should":        {open, func(*Config) {}, "", ""},
+		"no brokers":          {open, func(c *Config) { c.Brokers = nil }, "no Kafka brokers are named", ""},
+		"nobody there":        {open, func(c *Config) { c.Brokers = []string{"127.0.0.1:1"} }, "no broker of the Kafka cluster at 127.0.0.1:1 can be reached", "away"},
+		"one of two there":    {open, func(c *Config) { c.Brokers = append([]string{"127.0.0.1:1"}, c.Brokers...) }, "", ""},
+		"nobody answers":      {open, func(c *Config) { c.Brokers, c.RequestTimeout = []string{mute.Addr().String()}, 200*time.Millisecond }, "does not answer in time", "away"},
+		"announced elsewhere": {away, func(*Config) {}, "broker 7, which announces itself as 127.0.0.1:1, cannot be reached", "away"},
+		"too old":             {old, func(*Config) {}, "Apache Kafka 3.4 or newer is needed", ""},
+		"PLAIN":               {locked, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: "right"} }, "", ""},
+		"SCRAM":               {locked, func(c *Config) { c.SASL = scrams("tide", "right") }, "", ""},
+		"PLAIN, wrong":        {denying, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: secret} }, "does not accept the user name or password", ""},
+		"PLAIN, cut off":      {locked, func(c *Config) { c.SASL = plain.Mechanism{Username: "tide", Password: secret} }, "user name or password may not be as it wants", "closed"},
+		"SCRAM, wrong":        {locked, func(c *Config) { c.SASL = scrams("tide", secret) }, "user name or password may not be as it wants", "closed"},
+		"SCRAM not offered":   {denying, func(c *Config) { c.SASL = unheard{} }, "does not offer the SASL mechanism OAUTHBEARER", ""},
+		"SASL left out":       {locked, func(*Config) {}, "it may want TLS or SASL", "closed"},
+		"TLS":                 {sealed, func(c *Config) { c.TLS = &tls.Config{RootCAs: roots} }, "", ""},
+		"TLS, not trusted":    {sealed, func(c *Config) { c.TLS = &tls.Config{} }, "is not trusted; set tls.ca to its authority", ""},
+		"TLS left out":        {sealed, func(*Config) {}, "TLS", "closed"},
+		"TLS for nothing":     {open, func(c *Config) { c.TLS, c.RequestTimeout = &tls.Config{RootCAs: roots}, 300*time.Millisecond }, "it may not speak TLS on this port", "away"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -227,6 +228,9 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("%v", err)
 			case err != nil && (!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "\n")):
 				t.Errorf("%q\nshould say %q in one sentence, without secrets", err, c.want)
+			}
+			if got := map[bool]string{true: "away"}[Away(err)] + map[bool]string{true: "closed"}[Closed(err)]; got != c.kind {
+				t.Errorf("%v is taken for %q, want %q", err, got, c.kind)
 			}
 		})
 	}
@@ -384,4 +388,16 @@ func TestNothingIsLeftOfAThousandLogs(t *testing.T) {
 		}
 	}
 	until(t, "goroutines are as few as after ten", func() bool { return runtime.NumGoroutine() <= before+2 })
+}
+
+func TestEnsureSaysWhichPartitionHasNoLeader(t *testing.T) {
+	t.Parallel()
+	k := cluster(t, 1)
+	l := opened(t, at(k))
+	announce(k, shop, -1)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := l.Ensure(ctx, shop); !Away(err) || !strings.Contains(err.Error(), "3 partitions have no leader, "+shop+"/0 among them") {
+		t.Errorf("%v", err)
+	}
 }

@@ -80,6 +80,7 @@ type readMetrics struct {
 	gaps       *prometheus.CounterVec
 	overdue    *prometheus.CounterVec
 	commits    *prometheus.CounterVec
+	resumed    *prometheus.CounterVec
 	failed     prometheus.Counter
 	damaged    prometheus.Counter
 }
@@ -97,6 +98,7 @@ func newReadMetrics(reg prometheus.Registerer) (*readMetrics, error) {
 		gaps:       counter("gap_records_total", "Records that retention removed before the group had read them."),
 		overdue:    counter("overdue_total", "Messages that were in hand for longer than they should be."),
 		commits:    counter("commit_errors_total", "Commits of a group's places that failed."),
+		resumed:    counter("places_resumed_total", "Partitions in which Kafka had lost the place of the group, which went on from the one kept beside it."),
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidewire_kafka_fetch_errors_total", Help: "Fetches that failed, or failed for a partition.",
 		}),
@@ -104,7 +106,7 @@ func newReadMetrics(reg prometheus.Registerer) (*readMetrics, error) {
 			Name: "tidewire_kafka_damaged_records_total", Help: "Records that could not be read as they were written.",
 		}),
 	}
-	m.all = []prometheus.Collector{m.held, m.rebalances, m.gaps, m.overdue, m.commits, m.failed, m.damaged}
+	m.all = []prometheus.Collector{m.held, m.rebalances, m.gaps, m.overdue, m.commits, m.resumed, m.failed, m.damaged}
 	if reg == nil {
 		return m, nil
 	}

@@ -12,6 +12,7 @@ type place struct {
 	order []*item // what has been looked at and matched, from the oldest unfinished on
 	done  int     // finished items in order, which are behind an unfinished one
 	size  int     // of what is unfinished in order, in bytes
+	mixed bool    // order is not in order: the place was put back while something was under way
 }
 
 // start sets where the group goes on.
@@ -53,9 +54,23 @@ func (p *place) settle(looked int64) {
 	if len(p.order) > 0 {
 		at = p.order[0].r.offset
 	}
+	if p.mixed = p.mixed && len(p.order) > 0; p.mixed {
+		at = p.lowest(looked)
+	}
 	if at > p.finished.Load() {
 		p.finished.Store(at)
 	}
+}
+
+// lowest is the lowest offset that is unfinished, or has not been looked at.
+func (p *place) lowest(looked int64) int64 {
+	at := looked
+	for _, it := range p.order {
+		if !it.done {
+			at = min(at, it.r.offset)
+		}
+	}
+	return at
 }
 
 // due returns the place to write; ok is false when it is written already.
@@ -74,8 +89,10 @@ func (p *place) wrote(at int64) {
 	}
 }
 
-// restart sets the place to an offset that may be before the one that is written, and has it written.
+// restart sets the place to an offset that may be before the one that is written, and has it written. What is under way has higher offsets then than
+// what comes, and must not carry the place past it.
 func (p *place) restart(at int64) {
+	p.mixed = len(p.order) > 0
 	p.finished.Store(at)
 	p.written.Store(at - 1)
 }

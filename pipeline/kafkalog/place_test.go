@@ -93,3 +93,41 @@ func TestAPlaceIsWrittenOnce(t *testing.T) {
 		t.Errorf("after a restart due is %d, %v", at, ok)
 	}
 }
+
+// A log that has lost its end gives the same offsets again, to other records, while records that it had are still in hand.
+func TestAPlaceThatIsPutBackDoesNotPassWhatComes(t *testing.T) {
+	t.Parallel()
+	at := func(offset int64) *item { return &item{r: &shared{record: record{offset: offset, size: 10}}} }
+	var p place
+	p.start(100)
+	old := []*item{at(100), at(101)}
+	for _, it := range old {
+		p.add(it)
+	}
+	p.settle(102)
+	p.restart(90)
+	anew := at(90)
+	p.add(anew)
+	p.settle(91)
+	if now := p.finished.Load(); now != 90 {
+		t.Errorf("the place is %d, with 90 unfinished", now)
+	}
+	for _, it := range old {
+		p.finish(it)
+	}
+	p.settle(91)
+	if now := p.finished.Load(); now != 90 {
+		t.Errorf("the place is %d when the old ones are finished, with 90 unfinished", now)
+	}
+	p.finish(anew)
+	p.settle(91)
+	if now := p.finished.Load(); now != 91 || p.size != 0 || p.unfinished() != 0 {
+		t.Errorf("the place is %d when all is finished, with %d unfinished of %d bytes", now, p.unfinished(), p.size)
+	}
+	next := at(92)
+	p.add(next)
+	p.settle(93)
+	if now := p.finished.Load(); now != 92 {
+		t.Errorf("afterwards the place is %d, want 92", now)
+	}
+}

@@ -182,7 +182,8 @@ func (p *publisher) enqueue(ctx context.Context, c *call, ps []partition) error 
 			p.lines[ps[i]] = ln
 		}
 		ln.seq++
-		d.record.Headers = append(d.record.Headers, protocol.Header{Key: headerSeq, Value: strconv.AppendUint([]byte(p.name+"-"), ln.seq, 10)})
+		seq := append(append(make([]byte, 0, seqLength), p.name...), '-')
+		d.record.Headers = append(d.record.Headers, protocol.Header{Key: headerSeq, Value: strconv.AppendUint(seq, ln.seq, 10)})
 		ln.queue = append(ln.queue, d)
 		p.list(ln)
 	}

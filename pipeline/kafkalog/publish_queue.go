@@ -155,7 +155,9 @@ func (p *publisher) send(s *sender) {
 			if r == nil {
 				break
 			}
+			began := time.Now()
 			p.deliver(r)
+			breathe(p.ctx, began, r.count())
 		}
 	}
 }
@@ -225,6 +227,14 @@ const (
 type request struct {
 	batches []*batch
 	state   atomic.Int32
+}
+
+// count is how many records there are in the request.
+func (r *request) count() (n int) {
+	for _, b := range r.batches {
+		n += len(b.drafts)
+	}
+	return n
 }
 
 // batch is one partition's part of a request. It is read when the request is written, which is how it is known whether it ever was.

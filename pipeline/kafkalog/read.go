@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/segmentio/kafka-go"
@@ -50,46 +49,35 @@ func (c *client) record(ctx context.Context, p partition, offset int64) (*record
 }
 
 func (c *client) fetchOne(ctx context.Context, p partition, offset int64) (*record, error) {
-	answer, err := c.roundTrip(ctx, &fetch.Request{
+	answer, err := c.roundTrip(ctx, &fetchRequest{clientID: c.c.ClientID, Request: fetch.Request{
 		ReplicaID: -1, MaxBytes: 1, SessionEpoch: -1, // a batch comes whole, however large
 		Topics: []fetch.RequestTopic{{Topic: c.wire(p.topic), Partitions: []fetch.RequestPartition{
 			{Partition: p.number, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: 1},
 		}}},
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}
-	r := answer.(*fetch.Response)
-	if err := code(r.ErrorCode, ""); err != nil {
+	r := answer.(*fetched)
+	if err := code(r.code, ""); err != nil {
 		return nil, err
 	}
-	if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
+	if len(r.parts) != 1 {
 		return nil, errors.New("the answer does not name the partition")
 	}
-	part := r.Topics[0].Partitions[0]
-	if kafka.Error(part.ErrorCode) == kafka.OffsetOutOfRange {
+	part := r.parts[0]
+	if kafka.Error(part.code) == kafka.OffsetOutOfRange {
 		return nil, ErrNoRecord
 	}
-	if err := code(part.ErrorCode, ""); err != nil {
+	if err := code(part.code, ""); err != nil {
 		return nil, err
 	}
-	if part.RecordSet.Records == nil {
-		return nil, ErrNoRecord
-	}
-	for {
-		next, err := part.RecordSet.Records.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return nil, ErrNoRecord
-		}
-		if err != nil {
-			return nil, err
-		}
-		found := decodeRecord(p, next)
-		switch {
-		case found.offset == offset:
+	for i := range part.records {
+		if raw := &part.records[i]; raw.offset == offset {
+			var room []byte
+			found := decodeRecord(p, raw, &room)
 			return &found, nil
-		case found.offset > offset:
-			return nil, ErrNoRecord
 		}
 	}
+	return nil, ErrNoRecord
 }

@@ -319,10 +319,15 @@ func (r *reader) poll(ctx context.Context, leader int32, f *flight, turn int) {
 	answer, err := r.fetch(ctx, f.at, turn, r.c.FetchBytes, r.c.FetchBytes, min(pollFor, r.c.RequestTimeout/2))
 	if err == nil {
 		r.heard(leader)
+		records := 0
 		for p, feed := range feeds {
-			r.take(ctx, feed, &feed.trouble, f.at[p], answer, func(got *portion) { feed.extend(got, answer.parts[p].end) })
+			r.take(ctx, feed, &feed.trouble, f.at[p], answer, func(got *portion) {
+				records += len(got.records)
+				feed.extend(got, answer.parts[p].end)
+			})
 		}
 		r.evict()
+		breathe(ctx, f.began, records)
 	} else if ctx.Err() == nil {
 		r.unheard(ctx, leader, f.at, err)
 	}

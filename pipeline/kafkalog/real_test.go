@@ -14,9 +14,9 @@ import (
 )
 
 // real is a config for one broker of Apache Kafka, which ends with the test and may be killed.
-func real(t *testing.T) (Config, *services.Kafka) {
+func real(t *testing.T, version string) (Config, *services.Kafka) {
 	t.Helper()
-	k := services.NewKafka(t, services.KafkaOptions{})
+	k := services.NewKafka(t, services.KafkaOptions{Version: version})
 	c := Config{
 		Brokers: k.Addresses(), Partitions: 1, Replication: 1, Logger: slogQuiet(),
 		CloseTimeout: 2 * time.Second, RequestTimeout: 5 * time.Second,
@@ -60,18 +60,35 @@ func restarter(t *testing.T, k *services.Kafka) []string {
 
 // The suite has run on brokers within this process by now; with -short that is all.
 func TestWatermillSuiteOnApacheKafka(t *testing.T) {
-	c, k := real(t)
-	restart := restarter(t, k)
-	if raced {
-		restart = nil // Watermill's reconnect test reads what another goroutine of its own still writes; "make test" runs it without the detector
+	onPromised(t, func(t *testing.T, version string) {
+		c, k := real(t, version)
+		restart := restarter(t, k)
+		if raced {
+			restart = nil // Watermill's reconnect test reads what another goroutine of its own still writes; "make test" runs it without the detector
+		}
+		watermillSuite(t, onKafkaGo{opened(t, hurried(c))}, restart)
+	})
+}
+
+// onPromised runs a test on the newest and the oldest Apache Kafka that are promised, side by side. Under the race detector, which is there for our side
+// alone, it is the newest.
+func onPromised(t *testing.T, test func(t *testing.T, version string)) {
+	versions := []string{services.NewestKafka}
+	if !raced {
+		versions = append(versions, services.OldestKafka)
 	}
-	watermillSuite(t, c, restart)
+	for _, version := range versions {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			test(t, version)
+		})
+	}
 }
 
 // A broker that is killed and comes back loses nothing of what was acknowledged, and no hub has to be started again.
 func TestGroupsGoOnAfterABrokerWasKilled(t *testing.T) {
 	const keys, each = 10, 40
-	c, k := real(t)
+	c, k := real(t, services.NewestKafka)
 	c.Partitions, c.NackDelay, c.NackDelayMax = 3, time.Millisecond, 5*time.Millisecond
 	c.PartitionKey = keyed
 	l := opened(t, c)

@@ -1,7 +1,9 @@
 package kafkalog
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -54,27 +56,33 @@ func (r *record) message() *message.Message {
 
 // encodeRecord makes the record of a message, and says what it takes in the log: payload as the value, key (when there is one) as the key, each pair of
 // metadata as a header. Three headers more are the log's own: tidewire-uuid is the message's UUID; tidewire-crc32c the CRC32C of UUID, metadata and
-// payload as eight hexadecimal digits (see checksum); tidewire-seq, which is set when the record is given its turn, names the process that published and the
+// payload as eight hexadecimal digits (see textOverhead); tidewire-seq, which is set when the record is given its turn, names the process that published and the
 // record's number among those it published to the partition, so that one that arrived out of turn can be told.
 func encodeRecord(m *message.Message, key string) (protocol.Record, int, error) {
-	names := slices.Sorted(maps.Keys(m.Metadata))
-	headers := make([]protocol.Header, 0, len(names)+3)
-	size := len(key) + len(m.Payload) + recordOverhead
-	for _, name := range names {
-		switch name {
-		case headerUUID, headerSum, headerSeq:
+	names, room := make([]string, 0, len(m.Metadata)), textOverhead+len(m.UUID)+sumLength
+	for name, value := range m.Metadata {
+		if reserved(name) {
 			return protocol.Record{}, 0, fmt.Errorf("metadata may not be called %s, which is the log's own", name)
 		}
-		headers = append(headers, protocol.Header{Key: name, Value: []byte(m.Metadata[name])})
+		names = append(names, name)
+		room += 2*textOverhead + len(name) + len(value)
 	}
-	sum := checksum(m.UUID, names, m.Metadata, m.Payload)
-	headers = append(headers,
-		protocol.Header{Key: headerUUID, Value: []byte(m.UUID)},
-		protocol.Header{Key: headerSum, Value: fmt.Appendf(nil, "%08x", sum)})
+	slices.Sort(names)
+	// What is summed is laid out in one piece, of which the headers' values are parts.
+	summed := appendText(make([]byte, 0, room), m.UUID)
+	uuid := last(summed, len(m.UUID))
+	headers := make([]protocol.Header, 0, len(names)+3)
+	for _, name := range names {
+		value := m.Metadata[name]
+		summed = appendText(appendText(summed, name), value)
+		headers = append(headers, protocol.Header{Key: name, Value: last(summed, len(value))})
+	}
+	sum := last(appendSum(summed, sumOf(summed, m.Payload)), sumLength)
+	headers = append(headers, protocol.Header{Key: headerUUID, Value: uuid}, protocol.Header{Key: headerSum, Value: sum})
+	size := len(key) + len(m.Payload) + recordOverhead + len(headerSeq) + seqLength + 2*binary.MaxVarintLen32
 	for _, h := range headers {
 		size += len(h.Key) + len(h.Value) + 2*binary.MaxVarintLen32
 	}
-	size += len(headerSeq) + seqLength + 2*binary.MaxVarintLen32
 	payload := []byte(m.Payload)
 	if payload == nil {
 		payload = []byte{} // no value at all would mean something else to others
@@ -86,72 +94,110 @@ func encodeRecord(m *message.Message, key string) (protocol.Record, int, error) 
 	return r, size, nil
 }
 
-// checksum is the CRC32C of UUID, pairs of metadata by name, and payload, each with its length (four bytes, big endian) before it, the payload
-// without.
-func checksum(uuid string, names []string, metadata message.Metadata, payload []byte) uint32 {
-	var sum uint32
-	var length [4]byte
-	add := func(s string) {
-		binary.BigEndian.PutUint32(length[:], uint32(len(s)))
-		sum = crc32.Update(sum, castagnoli, length[:])
-		sum = crc32.Update(sum, castagnoli, []byte(s))
-	}
-	add(uuid)
-	for _, name := range names {
-		add(name)
-		add(metadata[name])
-	}
-	return crc32.Update(sum, castagnoli, payload)
+// last is the end of b, which nobody can append to.
+func last(b []byte, n int) []byte { return b[len(b)-n : len(b) : len(b)] }
+
+// The checksum is the CRC32C of UUID, pairs of metadata by name, and payload, each with its length (four bytes, big endian) before it, the payload
+// without. It is written as eight hexadecimal digits.
+const (
+	textOverhead = 4 // of a text that is summed
+	sumLength    = 8
+)
+
+// appendText appends a text as it is summed.
+func appendText(summed []byte, text string) []byte {
+	return append(binary.BigEndian.AppendUint32(summed, uint32(len(text))), text...)
 }
 
+// sumOf is the checksum of what is laid out before the payload, and of the payload.
+func sumOf(summed, payload []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, summed), castagnoli, payload)
+}
+
+// appendSum appends a checksum as it is written.
+func appendSum(to []byte, sum uint32) []byte {
+	return hex.AppendEncode(to, binary.BigEndian.AppendUint32(make([]byte, 0, sumLength/2), sum))
+}
+
+// pair is one header as it was read.
+type pair struct{ name, value string }
+
 // decodeRecord copies the record out of the answer that it came in, whatever it holds. A record without the log's headers was written by
-// another program: its UUID is its ce_id, or else its place. One that fails its checksum has a fault.
-func decodeRecord(p partition, r *protocol.Record) record {
-	d := record{topic: p.topic, partition: p.number, offset: r.Offset, at: r.Time, metadata: make(message.Metadata, len(r.Headers))}
-	if r.Key != nil {
-		r.Key.Close() // the key is in the metadata too, if it is of any use
-	}
-	if r.Value != nil {
-		d.payload, d.fault = protocol.ReadAll(r.Value)
-		r.Value.Close()
-	}
-	d.size = len(d.payload) + 512
-	var uuid, sum *string
-	for _, h := range r.Headers {
-		value := string(h.Value)
-		d.size += len(h.Key) + len(value)
-		switch h.Key {
+// another program: its UUID is its ce_id, or else its place. One that fails its checksum has a fault. room is used to lay out what is summed, and
+// may be used again.
+func decodeRecord(p partition, r *rawRecord, room *[]byte) record {
+	d := record{topic: p.topic, partition: p.number, offset: r.offset, at: r.at, payload: bytes.Clone(r.value)}
+	d.size = len(d.payload) + len(r.headers) + 512
+	var few [16]pair
+	pairs, err := r.pairs(few[:0])
+	d.fault = err
+	d.metadata = make(message.Metadata, len(pairs))
+	var uuid, sum *pair
+	for i := range pairs {
+		switch h := &pairs[i]; h.name {
 		case headerUUID:
-			uuid = &value
+			uuid = h
 		case headerSum:
-			sum = &value
+			sum = h
 		case headerSeq:
 		default:
-			d.metadata[h.Key] = value
+			d.metadata[h.name] = h.value
 		}
 	}
 	switch {
 	case uuid != nil:
-		d.uuid = *uuid
+		d.uuid = uuid.value
 	case d.metadata[headerID] != "":
 		d.uuid = d.metadata[headerID]
 	default:
-		d.uuid = p.String() + "/" + strconv.FormatInt(r.Offset, 10)
+		d.uuid = p.String() + "/" + strconv.FormatInt(r.offset, 10)
 	}
-	if d.fault == nil && (uuid != nil || sum != nil) {
-		d.fault = verify(&d, uuid != nil, sum)
+	switch {
+	case d.fault != nil || uuid == nil && sum == nil:
+	case uuid == nil || sum == nil:
+		d.fault = errors.New("its UUID or its checksum is missing")
+	default:
+		d.fault = d.verify(pairs, sum.value, room)
 	}
 	return d
 }
 
 // verify compares a record of our own with its checksum.
-func verify(d *record, named bool, sum *string) error {
-	if !named || sum == nil {
-		return errors.New("its UUID or its checksum is missing")
+func (d *record) verify(pairs []pair, sum string, room *[]byte) error {
+	summed := appendText((*room)[:0], d.uuid)
+	if ordered(pairs) {
+		for _, h := range pairs {
+			if !reserved(h.name) {
+				summed = appendText(appendText(summed, h.name), h.value)
+			}
+		}
+	} else { // we write them in order; whoever has copied the record need not have
+		for _, name := range slices.Sorted(maps.Keys(d.metadata)) {
+			summed = appendText(appendText(summed, name), d.metadata[name])
+		}
 	}
-	got := fmt.Sprintf("%08x", checksum(d.uuid, slices.Sorted(maps.Keys(d.metadata)), d.metadata, d.payload))
-	if got != *sum {
-		return fmt.Errorf("checksum is %s, written was %.16q", got, *sum)
+	got := appendSum(summed, sumOf(summed, d.payload))
+	*room = got
+	if got = got[len(summed):]; string(got) != sum {
+		return fmt.Errorf("checksum is %s, written was %.16q", got, sum)
 	}
 	return nil
 }
+
+// ordered reports whether the pairs of metadata are in the order of their names, each name once.
+func ordered(pairs []pair) bool {
+	last, first := "", true
+	for _, h := range pairs {
+		if reserved(h.name) {
+			continue
+		}
+		if !first && h.name <= last {
+			return false
+		}
+		last, first = h.name, false
+	}
+	return true
+}
+
+// reserved reports whether a header is the log's own.
+func reserved(name string) bool { return name == headerUUID || name == headerSum || name == headerSeq }

@@ -2,6 +2,7 @@ package kafkalog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"maps"
 	"strings"
@@ -33,7 +34,8 @@ func TestOtherClientsCanReadTheRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	r := reader.PollFetches(t.Context()).Records()[0]
+	fetched := reader.PollFetches(t.Context()).Records()
+	r := fetched[0]
 	headers := make(map[string]string)
 	for _, h := range r.Headers {
 		headers[h.Key] = string(h.Value)
@@ -50,6 +52,15 @@ func TestOtherClientsCanReadTheRecords(t *testing.T) {
 	}
 	if r.Partition != spread("cus_1", 3) {
 		t.Errorf("it is in partition %d", r.Partition)
+	}
+	// The number counts the records of a partition.
+	if err := l.Publish(shop, m); err != nil {
+		t.Fatal(err)
+	}
+	fetched = reader.PollFetches(t.Context()).Records()
+	last := fetched[len(fetched)-1].Headers
+	if name, _, _ := strings.Cut(seq, "-"); string(last[len(last)-1].Value) != name+"-2" {
+		t.Errorf("tidewire-seq of the next is %q, of the first %q", last[len(last)-1].Value, seq)
 	}
 }
 
@@ -91,6 +102,31 @@ func encoded(t testing.TB, m *message.Message) protocol.Record {
 	return r
 }
 
+// received is a record as it is in an answer.
+func received(r *protocol.Record) *rawRecord {
+	in := &rawRecord{offset: r.Offset, at: r.Time, count: len(r.Headers)}
+	if r.Value != nil {
+		in.value, _ = protocol.ReadAll(r.Value)
+	}
+	text := func(b []byte) {
+		in.headers = append(binary.AppendVarint(in.headers, int64(len(b))), b...)
+	}
+	for _, h := range r.Headers {
+		if text([]byte(h.Key)); h.Value == nil {
+			in.headers = binary.AppendVarint(in.headers, -1)
+		} else {
+			text(h.Value)
+		}
+	}
+	return in
+}
+
+// decoded is what becomes of it.
+func decoded(p partition, r *protocol.Record) record {
+	var room []byte
+	return decodeRecord(p, received(r), &room)
+}
+
 func example(t testing.TB) *message.Message {
 	m := note(t.Context(), "evt_1", `{"amount":5}`)
 	m.Metadata = message.Metadata{"ce_type": "invoice.paid", "empty": "", "": "nameless"}
@@ -107,7 +143,10 @@ func TestWhatIsWrittenComesBack(t *testing.T) {
 		"a large": {UUID: "u", Payload: bytes.Repeat([]byte("x"), 200_000)},
 	} {
 		r := encoded(t, m)
-		d := decodeRecord(partition{shop, 2}, &r)
+		if r.Value == nil {
+			t.Errorf("%s: the record has no value, which to others is a deletion", name)
+		}
+		d := decoded(partition{shop, 2}, &r)
 		if d.fault != nil || d.uuid != m.UUID || !bytes.Equal(d.payload, m.Payload) || !maps.Equal(d.metadata, m.Metadata) || d.topic != shop || d.partition != 2 {
 			t.Errorf("%s: %+v", name, d)
 		}
@@ -137,7 +176,7 @@ func TestAnyChangeOfARecordIsAFault(t *testing.T) {
 	for name, change := range changes {
 		r := encoded(t, example(t))
 		change(&r)
-		if d := decodeRecord(partition{shop, 0}, &r); d.fault == nil {
+		if d := decoded(partition{shop, 0}, &r); d.fault == nil {
 			t.Errorf("%s: no fault", name)
 		}
 	}
@@ -217,7 +256,7 @@ func FuzzDecodeRecord(f *testing.F) {
 			return
 		}
 		r := protocol.Record{Offset: 7, Value: protocol.NewBytes(value), Headers: headers}
-		d := decodeRecord(partition{shop, 1}, &r)
+		d := decoded(partition{shop, 1}, &r)
 		if d.fault != nil {
 			return
 		}
@@ -229,7 +268,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e := decodeRecord(partition{shop, 1}, &again); e.fault != nil || e.uuid != d.uuid || !maps.Equal(e.metadata, d.metadata) {
+		if e := decoded(partition{shop, 1}, &again); e.fault != nil || e.uuid != d.uuid || !maps.Equal(e.metadata, d.metadata) {
 			t.Fatalf("%+v\n%+v", d, e)
 		}
 	})

@@ -96,6 +96,9 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 
 func (s *Subscriber) initialize(ctx context.Context, topic string) error {
 	err := s.l.Ensure(ctx, topic)
+	if err == nil {
+		s.l.keeper.meet(ctx, topic)
+	}
 	if err == nil && s.c.FromEnd {
 		err = s.settle(ctx, topic)
 	}

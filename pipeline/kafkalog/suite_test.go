@@ -1,6 +1,7 @@
 package kafkalog
 
 import (
+	"context"
 	"io"
 	"log"
 	"log/slog"
@@ -26,10 +27,9 @@ func hurried(c Config) Config {
 	return c
 }
 
-// watermillSuite runs Watermill's own tests on a cluster. restart stops the cluster and starts it again; nil: it is not tried.
-func watermillSuite(t *testing.T, c Config, restart []string) {
+// watermillSuite runs Watermill's own tests on a log with a hurried config. restart stops the cluster and starts it again; nil: it is not tried.
+func watermillSuite(t *testing.T, l neutral, restart []string) {
 	silence()
-	l := opened(t, hurried(c))
 	group := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
 		s, err := l.Subscriber(SubscriberConfig{Group: group})
 		if err != nil {
@@ -37,19 +37,106 @@ func watermillSuite(t *testing.T, c Config, restart []string) {
 		}
 		return unclosed{l}, s
 	}
-	tests.TestPubSub(t, tests.Features{
+	features := tests.Features{
 		ConsumerGroups:                      true,
 		GuaranteedOrder:                     true,
 		GuaranteedOrderWithSingleSubscriber: false, // ordered with many subscribers as well
 		Persistent:                          true,
-		RestartServiceCommand:               restart,
-	}, func(t *testing.T) (message.Publisher, message.Subscriber) { return group(t, "suite") }, group)
+	}
+	if restart != nil {
+		t.Run("Reconnect", func(t *testing.T) {
+			f := features
+			f.RestartServiceCommand = restart
+			tests.TestReconnect(t, tests.TestContext{TestID: tests.NewTestID(), Features: f}, func(t *testing.T) (message.Publisher, message.Subscriber) {
+				return noted(group(t, "reconnect"))
+			})
+		})
+	}
+	tests.TestPubSub(t, features, func(t *testing.T) (message.Publisher, message.Subscriber) { return group(t, "suite") }, group)
 }
 
-func TestWatermillSuite(t *testing.T) {
-	c := at(cluster(t, 2))
-	c.Partitions = 1 // the suite asks for the order of all messages
-	watermillSuite(t, c, nil)
+// notes are when Publish returned, by UUID. Watermill's test of reconnecting compares what came with what its publishers have noted as published, and does not wait for
+// them to note it: so nothing comes before they have had time to.
+type notes struct {
+	message.Publisher
+	message.Subscriber
+	handing sync.WaitGroup
+
+	mu   sync.Mutex
+	when map[string]time.Time
+}
+
+// noteWithin is the time they have.
+const noteWithin = 300 * time.Millisecond
+
+func noted(p message.Publisher, s message.Subscriber) (message.Publisher, message.Subscriber) {
+	n := &notes{Publisher: p, Subscriber: s, when: make(map[string]time.Time)}
+	return notesOfPublisher{n}, n
+}
+
+// notesOfPublisher leaves closing to the log.
+type notesOfPublisher struct{ *notes }
+
+func (n notesOfPublisher) Close() error { return n.Publisher.Close() }
+
+func (n *notes) Publish(topic string, ms ...*message.Message) error {
+	err := n.Publisher.Publish(topic, ms...)
+	if err == nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, m := range ms {
+			n.when[m.UUID] = time.Now()
+		}
+	}
+	return err
+}
+
+func (n *notes) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	in, err := n.Subscriber.Subscribe(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan *message.Message)
+	n.handing.Go(func() {
+		defer close(out)
+		for m := range in {
+			if !n.due(m) {
+				m.Nack()
+				continue
+			}
+			select {
+			case out <- m:
+			case <-m.Context().Done():
+				m.Nack()
+			}
+		}
+	})
+	return out, nil
+}
+
+// due waits until a message may come; false: it is given back.
+func (n *notes) due(m *message.Message) bool {
+	for {
+		n.mu.Lock()
+		at, ok := n.when[m.UUID]
+		n.mu.Unlock()
+		wait := noteWithin
+		if ok {
+			if wait -= time.Since(at); wait <= 0 {
+				return true
+			}
+		}
+		select {
+		case <-time.After(wait):
+		case <-m.Context().Done():
+			return false
+		}
+	}
+}
+
+func (n *notes) Close() error {
+	defer n.handing.Wait()
+	return n.Subscriber.Close()
 }
 
 func slogQuiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

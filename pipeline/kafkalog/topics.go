@@ -69,6 +69,7 @@ func (l *Log) Ensure(ctx context.Context, topics ...string) error {
 	if err := l.await(ctx, missing); err != nil {
 		return fmt.Errorf("create topics: %w", err)
 	}
+	l.awaitNews(ctx, missing)
 	ds, err := l.inspect(ctx, missing)
 	if err != nil {
 		return err
@@ -209,24 +210,59 @@ func (l *Log) ask(ctx context.Context, req *createtopics.Request) (again bool, e
 
 // await waits until every partition of the topics has a leader.
 func (l *Log) await(ctx context.Context, topics []string) error {
+	var waitFor []string
+	late := func(err error) error {
+		if len(waitFor) == 0 || ctx.Err() == nil {
+			return err
+		}
+		return fmt.Errorf("%d partitions have no leader, %s among them: see to the brokers that have their replicas: %w", len(waitFor), waitFor[0], err)
+	}
 	for attempt := 0; ; attempt++ {
 		m, err := l.client.known(ctx, topics...)
 		if err != nil {
-			return err
+			return late(err)
 		}
-		waitFor := ""
+		waitFor = nil
 		for i, t := range topics {
-			if m.Topics[i].ErrorCode != 0 || len(m.Topics[i].Partitions) == 0 || slices.ContainsFunc(m.Topics[i].Partitions, leaderless) {
-				waitFor = t
+			if m.Topics[i].ErrorCode != 0 || len(m.Topics[i].Partitions) == 0 {
+				waitFor = append(waitFor, t)
+			}
+			for _, p := range m.Topics[i].Partitions {
+				if leaderless(p) {
+					waitFor = append(waitFor, partition{t, p.PartitionIndex}.String())
+				}
 			}
 		}
-		if waitFor == "" {
+		if len(waitFor) == 0 {
 			return nil
 		}
 		if err := pause(ctx, attempt); err != nil {
-			return fmt.Errorf("waiting for leaders of %s: %w", waitFor, err)
+			return late(err)
 		}
 		l.client.refresh()
+	}
+}
+
+// newsTries is how often the leaders of topics are asked whether they know it.
+const newsTries = 20
+
+// awaitNews waits until the leaders of topics know that they are: the one who made a topic is told before they are, and whoever speaks to them meanwhile
+// hears that they are not. It is a courtesy to those; anything else that is wrong is for them to meet.
+func (l *Log) awaitNews(ctx context.Context, topics []string) {
+	var ps []partition
+	for _, t := range topics {
+		numbers, err := l.client.layout(ctx, t)
+		if err != nil {
+			return
+		}
+		for _, n := range numbers {
+			ps = append(ps, partition{t, n})
+		}
+	}
+	for attempt := range newsTries {
+		if _, err := l.client.offsets(ctx, ps, atEnd); !displaced(err) || pause(ctx, attempt) != nil {
+			return
+		}
 	}
 }
 
