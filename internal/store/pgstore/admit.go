@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -25,10 +26,10 @@ func keyHash(source, key string) (u pgtype.UUID) {
 	if key == "" {
 		return u
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%d %s", len(source), source)
-	h.Write([]byte(key))
-	copy(u.Bytes[:], h.Sum(nil))
+	text := strconv.AppendInt(make([]byte, 0, 256), int64(len(source)), 10)
+	text = append(append(append(text, ' '), source...), key...)
+	h := sha256.Sum256(text)
+	copy(u.Bytes[:], h[:])
 	u.Valid = true
 	return u
 }

@@ -217,3 +217,20 @@ func BenchmarkIndex(b *testing.B) {
 	b.ReportMetric(float64(own(b)-here)/float64(b.N)/1e3, "hub-µs/op")
 	b.ReportMetric(float64(shared.theirs(b)-there)/float64(b.N)/1e3, "pg-µs/op")
 }
+
+// What every webhook asks before it is taken: whether its event is known, which it is not.
+func BenchmarkRecall(b *testing.B) {
+	s := benchStore(b)
+	events := make([]pgstore.Indexed, 500)
+	for i := range events {
+		events[i] = indexed(fmt.Sprintf("evt_1NG8Du2eZvKYlo2CUI79%08d", -i), int32(i%12), int64(i), time.Now(), "body")
+	}
+	if _, err := s.Index(b.Context(), events); err != nil {
+		b.Fatal(err)
+	}
+	measured(b, func(n int64) {
+		if known, err := s.Recall(b.Context(), "shop", []string{fmt.Sprintf("evt_1NG8Du2eZvKYlo2CUI79%08d", n)}); err != nil || known[0] != nil {
+			b.Error(known, err)
+		}
+	})
+}

@@ -31,7 +31,7 @@ func poolConfig(c Config) (*pgxpool.Config, error) {
 	if c.URL == "" {
 		return nil, errors.New("no URL given; want postgres://user:password@host:port/database")
 	}
-	pc, err := pgxpool.ParseConfig(c.URL)
+	pc, err := parse(c.URL)
 	if err != nil {
 		return nil, errors.New("the URL cannot be understood (it is not shown because of its password); want postgres://user:password@host:port/database, with %-escapes for special characters in the password")
 	}
@@ -78,6 +78,9 @@ func explain(c *pgx.ConnConfig, err error) error {
 	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		text = at + " does not prove who it is: " + bad.Err.Error() + "; name its authority with sslrootcert, or correct the host in the URL"
 	}
+	if strings.Contains(err.Error(), "server refused TLS connection") {
+		text = at + " does not speak TLS: turn it on there, or say sslmode=disable in the URL where nobody else is on the network between"
+	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code {
 		case "28P01":
@@ -93,6 +96,22 @@ func explain(c *pgx.ConnConfig, err error) error {
 		}
 	}
 	return &failure{text, err}
+}
+
+// Away reports whether an error, of Open or of a Store, says that the server cannot be reached, does not answer, or takes nothing at the moment: it is starting or stopping,
+// has no connection left, or is a standby. That passes by itself or by somebody else's hand. A user, a password, a database, a certificate or a
+// version that is refused does not, and is no such error.
+func Away(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "53300" || pg.Code == "25006") {
+		return true
+	}
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	_, ended := errors.AsType[tls.AlertError](err)
+	if untrusted || plain || ended {
+		return false
+	}
+	return faultOf(err) == faultLost || errors.Is(err, context.DeadlineExceeded)
 }
 
 // reason is the last cause of an error, on one line.

@@ -319,6 +319,61 @@ func TestTwoHubsHammerTheSameKeys(t *testing.T) {
 	}
 }
 
+// A delivery that somebody is about to settle is nobody else's to take, and the others do not wait for that.
+func TestWhatIsLockedHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	c := config(t.TempDir())
+	s := openStore(t, c)
+	for n := range int64(3) {
+		mustSettle(t, s, dealt("", n), outcome(pipeline.Parked))
+	}
+	conn, err := pgx.Connect(t.Context(), c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT FROM `+c.Schema+`.parked WHERE event_id = 'evt_0' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	waiting, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	now := time.Now().Add(time.Hour)
+	ds, err := s.Due(waiting, now, map[string]int{"orders": 99}, time.Minute)
+	if err != nil || len(ds) != 2 || ds[0].Event.ID != "evt_1" || ds[1].Event.ID != "evt_2" {
+		t.Errorf("beside a locked one %d are due, %v", len(ds), err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ds := mustDue(t, s, now, 1); ds[0].Event.ID != "evt_0" {
+		t.Errorf("%s is due", ds[0].Event.ID)
+	}
+}
+
+// Two hubs park the first deliveries of a key at the same time, each before it can see the other's: one of them is the head.
+func TestAKeyHasOneHeadWhoeverParksFirst(t *testing.T) {
+	t.Parallel()
+	c := config(t.TempDir())
+	hubs := []*pgstore.Store{openStore(t, c), openStore(t, c)}
+	shared.exec(t, `CREATE FUNCTION `+c.Schema+`.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$`)
+	shared.exec(t, `CREATE TRIGGER dawdle BEFORE INSERT ON `+c.Schema+`.parked FOR EACH ROW EXECUTE FUNCTION `+c.Schema+`.dawdle()`)
+	var all sync.WaitGroup
+	for n, s := range hubs {
+		all.Go(func() {
+			if err := s.Settle(t.Context(), dealt("k", int64(n)), outcome(pipeline.Parked)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	audit(t, shared, c.Schema)
+	mustDue(t, hubs[0], time.Now().Add(time.Hour), 1)
+}
+
 // A row that PostgreSQL refuses fails alone, whoever shared its statement.
 func TestBadRowFailsAlone(t *testing.T) {
 	t.Parallel()

@@ -4,10 +4,18 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"time"
 )
 
-// gatherer makes batches of what waits while a statement is under way. Nobody waits for company: a caller that finds a hand
-// free goes at once, alone.
+// A statement costs hub and database as much as some dozens of its rows. While batches are of crowd rows or more, which they are only when much
+// is going on, a hand begins the next one no sooner than pace after the last one began, and what comes meanwhile shares it.
+const (
+	crowd = 8
+	pace  = 4 * time.Millisecond
+)
+
+// gatherer makes batches of what waits while a statement is under way. A caller that finds a hand free goes at once, alone; only when much is
+// going on does a hand wait for company.
 type gatherer[T any] struct {
 	most  int
 	hands int
@@ -71,9 +79,16 @@ func (g *gatherer[T]) work() {
 	for range g.wake {
 		runtime.Gosched() // whoever is ready to call as well comes along
 		for batch := g.take(); len(batch) > 0; batch = g.take() {
+			began := time.Now()
 			g.run(g.under, batch) // the callers' contexts end their waiting alone
 			for _, c := range batch {
 				close(c.done)
+			}
+			if left := time.Until(began.Add(pace)); len(batch) >= crowd && left > 0 {
+				select {
+				case <-time.After(left):
+				case <-g.under.Done():
+				}
 			}
 		}
 	}

@@ -1,7 +1,9 @@
 package pgstore_test
 
 import (
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidewire/tidewire/internal/store/pgstore"
 	"github.com/tidewire/tidewire/pipeline"
@@ -56,8 +60,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"no right to create":  {change("tidewire:"+url.QueryEscape(password), "poor:s3cr3t-poor"), `have it created for the user "poor"`},
 		"a bad schema":        {pgstore.Config{URL: good, Schema: `x"; DROP`}, "is not made of"},
 		"few connections":     {pgstore.Config{URL: good, MaxConnections: 1}, "1 connections are too few"},
-		"a slow clock":        {pgstore.WithClock(config(t.TempDir()), behind(6*time.Second)), "clock is 6s ahead of this machine's"},
-		"a fast clock":        {pgstore.WithClock(config(t.TempDir()), behind(-7*time.Second)), "clock is 7s behind this machine's"},
+		"a slow clock":        {pgstore.WithClock(config(t.TempDir()), behind(6900*time.Millisecond)), "clock is 6"},
+		"a fast clock":        {pgstore.WithClock(config(t.TempDir()), behind(-7900*time.Millisecond)), "clock is 7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -69,12 +73,31 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 			if text := err.Error(); !strings.Contains(text, test.want) || strings.Contains(text, "s3cr3t") || strings.Contains(text, "\n") {
 				t.Errorf("the error is %q, want one line with %q and no password", text, test.want)
 			}
+			if away := pgstore.Away(err); away != (name == "nobody there") {
+				t.Errorf("away: %v, for %v", away, err)
+			}
 		})
 	}
 	t.Run("a clock that is a little off", func(t *testing.T) {
 		t.Parallel()
 		openStore(t, pgstore.WithClock(config(t.TempDir()), behind(4*time.Second)))
 	})
+}
+
+// TestWhatPassesIsAway sorts what servers answer.
+func TestWhatPassesIsAway(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]bool{
+		"57P03": true, "57P01": true, "53300": true, "25006": true, "08006": true, // starting, stopping, full, a standby, cut off
+		"28P01": false, "28000": false, "3D000": false, "42501": false, "23505": false,
+	} {
+		if got := pgstore.Away(fmt.Errorf("open: %w", &pgconn.PgError{Code: code})); got != want {
+			t.Errorf("%s: %v", code, got)
+		}
+	}
+	if pgstore.Away(nil) || pgstore.Away(errors.New("anything else")) || pgstore.Away(&tls.CertificateVerificationError{Err: errors.New("unknown authority")}) {
+		t.Error("something else is taken for away")
+	}
 }
 
 func TestTablesOfANewerVersionAreRefused(t *testing.T) {
@@ -134,9 +157,9 @@ func TestProbe(t *testing.T) {
 		t.Errorf("probing left %v, %v", leases, err)
 	}
 	mu.Lock()
-	clock = func() time.Time { return time.Now().Add(10 * time.Second) }
+	clock = func() time.Time { return time.Now().Add(10900 * time.Millisecond) }
 	mu.Unlock()
-	if err := s.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "clock is 10s behind") {
+	if err := s.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "clock is 10") || !strings.Contains(err.Error(), "behind this machine's") {
 		t.Errorf("a clock that has run away: %v", err)
 	}
 	mu.Lock()

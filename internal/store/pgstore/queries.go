@@ -194,7 +194,8 @@ const (
 		JOIN event_index e ON e.source_id = q.source AND e.event_id = q.id AND (e.partition_id <> q.partition OR e.log_offset <> q.log_offset)`
 	sqlFind = `SELECT recorded, happened, log_offset, source_id, partition_id, event_id, type, subject, key, body_hash
 		FROM event_index WHERE source_id = $1 AND event_id = $2 ORDER BY recorded, partition_id, log_offset`
-	sqlRecall = `SELECT q.n, e.body_hash FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q (source, id, n)
-		JOIN sources s ON s.name = q.source
-		CROSS JOIN LATERAL (SELECT body_hash FROM event_index WHERE source_id = s.id AND event_id = q.id ORDER BY recorded, partition_id, log_offset LIMIT 1) e`
+	// Of what is asked, only that comes back which is known, the record that is the first one last.
+	sqlRecall = `SELECT q.n, e.body_hash FROM unnest($1::int[], $2::text[]) WITH ORDINALITY AS q (source, id, n)
+		JOIN event_index e ON e.source_id = q.source AND e.event_id = q.id
+		ORDER BY e.recorded DESC, e.partition_id DESC, e.log_offset DESC`
 )

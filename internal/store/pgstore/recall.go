@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -53,11 +54,15 @@ func (s *Store) recallAll(ctx context.Context, batch []*call[*recollection]) {
 
 func (s *Store) recall(ctx context.Context, asked []*recollection) error {
 	s.metrics.batch(kindRecall, len(asked))
-	sources, ids := make([]string, len(asked)), make([]string, len(asked))
-	for i, r := range asked {
-		sources[i], ids[i] = r.source, r.id
-	}
 	return s.try(ctx, kindRecall, func(ctx context.Context) error {
+		sources, ids := make([]int32, len(asked)), make([]string, len(asked))
+		for i, r := range asked {
+			var err error
+			if sources[i], err = s.sourceOf(ctx, r.source); err != nil {
+				return err
+			}
+			ids[i] = r.id
+		}
 		rows, err := s.pool.Query(ctx, sqlRecall, sources, ids)
 		if err != nil {
 			return err
@@ -71,4 +76,19 @@ func (s *Store) recall(ctx context.Context, asked []*recollection) error {
 		})
 		return err
 	})
+}
+
+// sourceOf returns the number of a source, as another hub may have written it down; 0 for one that nobody has.
+func (s *Store) sourceOf(ctx context.Context, source string) (id int32, err error) {
+	if id = s.names.Load().sources[source]; id != 0 {
+		return id, nil
+	}
+	err = s.pool.QueryRow(ctx, sqlFindSource, source).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err == nil {
+		_, err = s.reloadNames(ctx)
+	}
+	return id, err
 }

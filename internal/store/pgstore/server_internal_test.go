@@ -1,9 +1,12 @@
 package pgstore
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestServersThatWillNotDo(t *testing.T) {
@@ -47,6 +50,36 @@ func TestSpansHaveNoGapsAndDoNotOverlap(t *testing.T) {
 	for _, at := range []int64{2 * day, 3*day - 1, 3*day + day/2, 5*day - 1} {
 		if got, missing := p.next(list, at); missing {
 			t.Errorf("for %d, which has a partition: %+v", at, got)
+		}
+	}
+}
+
+// slowServer answers a question about itself with its clock as it stands halfway.
+type slowServer struct {
+	took, ahead time.Duration
+	clock       *time.Time
+}
+
+func (s slowServer) QueryRow(context.Context, string, ...any) pgx.Row { return s }
+
+func (s slowServer) Scan(into ...any) error {
+	*s.clock = s.clock.Add(s.took / 2)
+	*into[0].(*time.Time), *into[1].(*string) = s.clock.Add(s.ahead), "150000"
+	*s.clock = s.clock.Add(s.took / 2)
+	return nil
+}
+
+// The time that the question takes is not held against the server.
+func TestASlowNetworkIsNoSkew(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ took, ahead, want time.Duration }{
+		{0, 0, 0}, {8 * time.Second, 0, 0}, {8 * time.Second, 3 * time.Second, 0}, {8 * time.Second, -3 * time.Second, 0},
+		{2 * time.Second, 7 * time.Second, 6 * time.Second}, {2 * time.Second, -7 * time.Second, -6 * time.Second},
+	} {
+		clock := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		v, err := ask(t.Context(), slowServer{c.took, c.ahead, &clock}, func() time.Time { return clock })
+		if err != nil || v.skew != c.want {
+			t.Errorf("a clock %s ahead, asked within %s: %s, %v, want %s", c.ahead, c.took, v.skew, err, c.want)
 		}
 	}
 }

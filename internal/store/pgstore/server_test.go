@@ -3,6 +3,7 @@ package pgstore_test
 import (
 	"context"
 	"net/url"
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -16,11 +17,16 @@ type server struct{ *services.Postgres }
 // password is one that has to be escaped in a URL.
 const password = "s3cr3t-p@ss/w:rd"
 
+// newServer starts one; with TIDEWIRE_TEST_POSTGRES=oldest in the environment it is the oldest that is promised.
 func newServer(ctx context.Context) (*server, error) {
-	p, err := services.StartPostgres(ctx, services.PostgresOptions{
+	o := services.PostgresOptions{
 		Password: password,
 		Settings: map[string]string{"max_connections": "300", "recovery_init_sync_method": "syncfs"},
-	})
+	}
+	if os.Getenv("TIDEWIRE_TEST_POSTGRES") == "oldest" {
+		o.Version = services.OldestPostgres
+	}
+	p, err := services.StartPostgres(ctx, o)
 	return &server{p}, err
 }
 

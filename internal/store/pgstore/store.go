@@ -59,8 +59,8 @@ var (
 
 // Config is what a Store stands on.
 type Config struct {
-	// URL is a connection string as libpq has it: postgres://user:password@host:port/database?sslmode=verify-full. Required. Errors and
-	// logs never show its password.
+	// URL is a connection string as libpq has it: postgres://user:password@host:port/database?sslmode=verify-full. Required. Without sslmode a server on
+	// another machine has to prove who it is, as with verify-full. Errors and logs never show its password.
 	URL string
 	// Schema holds the tables; it is created when it does not exist. Lower-case letters, digits and underscores, at most 40. Default "tidewire".
 	Schema string
@@ -130,6 +130,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	pc, err := poolConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if !local(pc.ConnConfig) && !proven(pc.ConnConfig) {
+		c.Logger.Warn("the connection to PostgreSQL is not protected: others on the network may read it or pretend to be the server; sslmode=verify-full protects it",
+			"address", address(pc.ConnConfig))
 	}
 	if err := prepare(ctx, c, pc.ConnConfig); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
