@@ -36,8 +36,8 @@ type Index interface {
 	Index(ctx context.Context, events []Indexed) ([]Repeat, error)
 }
 
-// indexGroup is the index's consumer group. No route can have its name: names of routes have no points.
-const indexGroup = "hub.index"
+// IndexGroup is the index's consumer group. No route can have its name: names of routes have no points.
+const IndexGroup = "hub.index"
 
 const (
 	indexBatch  = 500                   // events that one call of Index takes
@@ -62,7 +62,7 @@ func NewIndexer(log Log, index Index, connections []string, logger *slog.Logger,
 	x := &Indexer{
 		log: log, index: index, logger: logger.With("component", "index"),
 		repeats: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tidewire_log_duplicates_total", Help: "Events that came again and are in the log twice; routes carry the first.",
+			Name: "tidewire_log_duplicates_total", Help: "Events that came again and are in the log twice; routes carry the first. One that is read again after hubs have come or gone may count again.",
 		}),
 		conflicts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tidewire_log_conflicts_total", Help: "Those of them whose body was another than the first one's.",
@@ -82,7 +82,7 @@ func NewIndexer(log Log, index Index, connections []string, logger *slog.Logger,
 // Run indexes until ctx ends. What was not indexed by then comes again.
 func (x *Indexer) Run(ctx context.Context) (err error) {
 	sub, err := x.log.Subscriber(Subscription{
-		Group: indexGroup, InHand: indexInHand,
+		Group: IndexGroup, InHand: indexInHand,
 		Key: func(*message.Message) string { return "" }, Match: func(*message.Message) bool { return true },
 	})
 	if err != nil {
@@ -174,7 +174,8 @@ func (x *Indexer) write(ctx context.Context, batch []*message.Message) bool {
 	}
 }
 
-// count counts each record of a batch that is not the first with its ID. An index tells of pairs, and three records with one ID are three of those.
+// count counts each record of a batch that is not the first with its ID, and those of them with another body than the first's. An index tells of pairs, and
+// three records with one ID are three of those.
 func (x *Indexer) count(batch []Indexed, repeats []Repeat) {
 	if len(repeats) == 0 {
 		return
@@ -183,11 +184,17 @@ func (x *Indexer) count(batch []Indexed, repeats []Repeat) {
 	for _, e := range batch {
 		here[e.At] = true
 	}
-	before := make(map[fact]bool) // whether one of them was in the index before the batch
+	before := make(map[fact]bool)       // whether one of them was in the index before the batch
+	eldest := make(map[Position]Repeat) // of the pairs in which a record of the batch is the later one, that with the earliest other
 	for _, r := range repeats {
 		f := fact{r.Again.Source, r.Again.ID}
 		before[f] = before[f] || !here[r.First.At] || !here[r.Again.At]
-		if r.Conflict && here[r.Again.At] {
+		if known, ok := eldest[r.Again.At]; here[r.Again.At] && (!ok || r.First.Recorded.Before(known.First.Recorded)) {
+			eldest[r.Again.At] = r
+		}
+	}
+	for _, r := range eldest {
+		if r.Conflict {
 			x.conflicts.Inc()
 			x.logger.Debug("an event came again with another body; the first stands", "event", r.Again.ID, "connection", r.Again.Source)
 		}

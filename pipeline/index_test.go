@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,11 +20,12 @@ import (
 	"github.com/tidewire/tidewire/pipeline/sqlitelog"
 )
 
-// shelf is an index in memory, which fails as often as it is told to.
+// shelf is an index in memory, which fails as often as it is told to. It tells of every pair of records with one ID, as an index in SQL does.
 type shelf struct {
 	mu      sync.Mutex
 	failing int
 	places  map[string]pipeline.Indexed
+	again   map[string][]pipeline.Indexed // with the ID of one in places
 	repeats int
 }
 
@@ -40,12 +42,26 @@ func (s *shelf) Index(_ context.Context, events []pipeline.Indexed) (repeats []p
 			s.places[e.ID] = e
 			continue
 		}
-		if first.At != e.At {
-			repeats = append(repeats, pipeline.Repeat{First: first, Again: e, Conflict: !bytes.Equal(first.BodyHash, e.BodyHash)})
+		if first.At == e.At {
+			continue
 		}
+		for _, other := range append([]pipeline.Indexed{first}, s.again[e.ID]...) {
+			if other.At != e.At {
+				repeats = append(repeats, pipeline.Repeat{First: other, Again: e, Conflict: !bytes.Equal(other.BodyHash, e.BodyHash)})
+			}
+		}
+		s.again[e.ID] = append(s.again[e.ID], e)
 	}
 	s.repeats += len(repeats)
 	return repeats, nil
+}
+
+// fail makes so many more calls fail and returns how many will.
+func (s *shelf) fail(more int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failing = max(0, s.failing+more)
+	return s.failing
 }
 
 func (s *shelf) size() int {
@@ -59,7 +75,7 @@ func TestEveryEventIsIndexedOnceItsRepeatsAreCounted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		index := &shelf{failing: 3, places: make(map[string]pipeline.Indexed)}
+		index := &shelf{failing: 3, places: make(map[string]pipeline.Indexed), again: make(map[string][]pipeline.Indexed)}
 		reg := prometheus.NewRegistry()
 		stop := runIndexer(t, dir, index, reg, "a-1", "b-1", "a-2", "a-1", "a-1")
 		eventually(t, "all are indexed", func() bool { return index.size() == 3 })
@@ -74,16 +90,37 @@ func TestEveryEventIsIndexedOnceItsRepeatsAreCounted(t *testing.T) {
 			t.Errorf("a-2 is indexed as %+v", got)
 		}
 		before := index.repeats
-		stop = runIndexer(t, dir, index, prometheus.NewRegistry(), "c-1")
+		reg = prometheus.NewRegistry()
+		stop = runIndexer(t, dir, index, reg, "c-1", "a-1")
 		eventually(t, "the index goes on after a restart", func() bool { return index.size() == 4 })
+		eventually(t, "a repeat of what was indexed earlier is counted", func() bool {
+			families, err := reg.Gather()
+			return err == nil && families[1].GetMetric()[0].GetCounter().GetValue() == 1
+		})
 		stop()
-		if index.repeats != before {
-			t.Errorf("a restart made %d repeats of events that had been indexed", index.repeats-before)
+		if index.repeats != before+3 { // the fourth a-1 and each of the others
+			t.Errorf("a restart made %d repeats of events that had been indexed", index.repeats-before-3)
 		}
+		reg = prometheus.NewRegistry()
+		stop = runIndexer(t, dir, index, reg, "a-1!", "a-1")
+		eventually(t, "a conflict is one, however many repeats there were, and the first body's next is none", func() bool {
+			families, err := reg.Gather()
+			return err == nil && families[0].GetMetric()[0].GetCounter().GetValue() == 1 && families[1].GetMetric()[0].GetCounter().GetValue() == 2
+		})
+		stop()
+		// What could not be indexed before a stop is indexed after it.
+		index.fail(1 << 30)
+		stop = runIndexer(t, dir, index, prometheus.NewRegistry(), "d-1")
+		eventually(t, "it was tried", func() bool { return index.fail(0) < 1<<30 })
+		stop()
+		index.fail(-1 << 30)
+		stop = runIndexer(t, dir, index, prometheus.NewRegistry(), "e-1")
+		eventually(t, "both are indexed", func() bool { return index.size() == 6 })
+		stop()
 	})
 }
 
-// runIndexer publishes events and indexes them.
+// runIndexer publishes events, those with a mark of exclamation with another body, and indexes them.
 func runIndexer(t *testing.T, dir string, index pipeline.Index, reg prometheus.Registerer, ids ...string) (stop func()) {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
@@ -98,7 +135,11 @@ func runIndexer(t *testing.T, dir string, index pipeline.Index, reg prometheus.R
 	log := pipeline.OnSQLite(kept)
 	events := make([]event.Event, 0, len(ids))
 	for _, id := range ids {
-		events = append(events, shopEvent(id))
+		e := shopEvent(strings.TrimSuffix(id, "!"))
+		if e.ID != id {
+			e.Body = []byte("another")
+		}
+		events = append(events, e)
 	}
 	if err := pipeline.NewIntake(log).Accept(t.Context(), events...); err != nil {
 		t.Fatal(err)

@@ -174,7 +174,8 @@ type Status struct {
 	// Resting: the target's breaker is open.
 	Resting bool
 	// Lag is how many records the route has not finished; Oldest is when the oldest of them was appended, zero when there are
-	// none. Both stay zero when the log cannot be asked.
+	// none. They say nothing unless Known: the log could be asked.
+	Known  bool
 	Lag    int64
 	Oldest time.Time
 }
@@ -185,7 +186,7 @@ func (p *Pipeline) Status(ctx context.Context) []Status {
 	for _, r := range p.runners {
 		s := Status{Route: r.Name, Target: r.To, Paused: r.gate.pausedFor(), Resting: p.rests[r.To].resting()}
 		if n, oldest, err := lagOf(ctx, p.log, r.Route); err == nil {
-			s.Lag, s.Oldest = n, oldest
+			s.Known, s.Lag, s.Oldest = true, n, oldest
 		}
 		all = append(all, s)
 	}

@@ -149,7 +149,9 @@ func newMetrics(s *Spool, registerer prometheus.Registerer) (*metrics, error) {
 		drained:    counter("tidewire_spool_drained_total", "Records of the spool that the shared log has confirmed."),
 		refused:    counter("tidewire_spool_refused_total", "Records of the spool that the shared log refused for good; they are kept in the spool's file."),
 	}
-	m.all = []prometheus.Collector{m.spooled, m.drained, m.refused,
+	most := prometheus.NewGauge(prometheus.GaugeOpts{Name: "tidewire_spool_max_bytes", Help: "What the records in the spool may take on disk at most."})
+	most.Set(float64(s.c.MaxBytes))
+	m.all = []prometheus.Collector{m.spooled, m.drained, m.refused, most,
 		gauge("tidewire_spool_records", "Records that wait in the spool for the shared log.", func(st State) float64 { return float64(st.Waiting) }),
 		gauge("tidewire_spool_bytes", "What the records in the spool take on disk.", func(st State) float64 { return float64(st.Bytes) }),
 		gauge("tidewire_spool_oldest_seconds", "Age of the oldest record that waits in the spool; 0 when there is none.", func(st State) float64 {
