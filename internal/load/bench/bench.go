@@ -90,6 +90,7 @@ type round struct {
 	stored               result
 
 	clusterLimit, clusterHub        result
+	clusterTwo                      result
 	clusterLimitPaced, clusterPaced result
 	cluster20, clusterRest          result
 }

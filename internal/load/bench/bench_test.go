@@ -112,8 +112,12 @@ func TestRunMeasuresAClusterBesideTheHub(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	where := "on loopback ports"
+	if _, plain := report.Figure("cluster: two hubs, " + where); !plain {
+		where = "each in a network namespace"
+	}
 	for _, name := range []string{
-		"cluster: bare Kafka loop", "cluster: hub, one route", "cluster: hub, 20 routes of which one matches", "cluster: bare Kafka loop, CPU per event",
+		"cluster: two hubs, " + where, "cluster: two hubs, CPU per event of both", "cluster: bare Kafka loop", "cluster: hub, one route", "cluster: hub, 20 routes of which one matches", "cluster: bare Kafka loop, CPU per event",
 		"cluster: bare Kafka loop, CPU of the broker per event", "cluster: limit at 300/s, ack p50", "cluster: hub at 300/s, ack p99",
 	} {
 		f, ok := report.Figure(name)

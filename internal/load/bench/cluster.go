@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,6 +101,36 @@ func (r *room) used() (broker, database time.Duration) {
 	return broker, database
 }
 
+// servers are where a hub finds Kafka's brokers and PostgreSQL, host:port.
+func (r *room) servers(ctx context.Context) ([]string, error) {
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	known, err := (&kafka.Client{Addr: kafka.TCP(r.cluster.Kafka), Transport: transport}).Metadata(ctx, &kafka.MetadataRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("ask Kafka for its brokers: %w", err)
+	}
+	servers := []string{r.cluster.Kafka}
+	for _, b := range known.Brokers {
+		servers = append(servers, net.JoinHostPort(b.Host, strconv.Itoa(b.Port)))
+	}
+	database, err := pgx.ParseConfig(r.database)
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL's URL: %w", err)
+	}
+	if !strings.HasPrefix(database.Host, "/") { // a socket file is there from every network
+		servers = append(servers, net.JoinHostPort(database.Host, strconv.Itoa(int(database.Port))))
+	}
+	for i, server := range servers { // one has several names
+		at, err := net.ResolveTCPAddr("tcp", server)
+		if err != nil {
+			return nil, err
+		}
+		servers[i] = at.String()
+	}
+	slices.Sort(servers)
+	return slices.Compact(servers), nil
+}
+
 // config is the part of a hub's config that makes it one in cluster mode; nothing for nil.
 func (r *room) config() string {
 	if r == nil {
@@ -113,6 +144,7 @@ func clusterLegs(o *round, rate float64) []planned {
 	return []planned{
 		{leg{name: "cluster: limit at saturation", cluster: true, limit: true}, &o.clusterLimit},
 		{leg{name: "cluster: hub at saturation", cluster: true, routes: oneRoute()}, &o.clusterHub},
+		{leg{name: "cluster: two hubs at saturation", cluster: true, hubs: 2, routes: oneRoute()}, &o.clusterTwo},
 		{leg{name: "cluster: limit, paced", cluster: true, limit: true, rate: rate}, &o.clusterLimitPaced},
 		{leg{name: "cluster: hub, paced", cluster: true, routes: oneRoute(), rate: rate}, &o.clusterPaced},
 		{leg{name: "cluster: hub, 20 routes", cluster: true, routes: typedRoutes(20)}, &o.cluster20},
@@ -138,6 +170,7 @@ func (t *tally) cluster() {
 	t.ratio(t.add(Figure{Name: "cluster: hub beside the durable limit", Unit: perSecond}, hub), "the durable limit", hub, durable, "≥", 0.227)
 	twenty := speed(func(r round) result { return r.cluster20 })
 	t.ratio(t.add(Figure{Name: "cluster: hub, 20 routes of which one matches", Unit: perSecond}, twenty), "one route", twenty, hub, "≥", 0.4)
+	t.two(hub)
 	for _, l := range []struct {
 		name string
 		leg  func(round) result
@@ -166,3 +199,20 @@ func (t *tally) cluster() {
 	}
 	t.add(Figure{Name: "cluster: hub, 100 routes at rest, % of a core", Unit: "%"}, func(r round) float64 { return r.clusterRest.restCPU * 100 }).atMost(5)
 }
+
+// two are the figures of two hubs beside one.
+func (t *tally) two(one func(round) float64) {
+	where := "on loopback ports"
+	if t.rounds[0].clusterTwo.apart {
+		where = "each in a network namespace"
+	}
+	both := func(r round) float64 { return r.clusterTwo.perSecond }
+	t.ratio(t.add(Figure{Name: "cluster: two hubs, " + where, Unit: "events/s"}, both), "one hub", both, one, "", 0)
+	cpu := func(r round) float64 { return r.clusterTwo.cpuPerEvent }
+	t.ratio(t.add(Figure{Name: "cluster: two hubs, CPU per event of both", Unit: "µs"}, cpu), "one hub",
+		cpu, func(r round) float64 { return r.clusterHub.cpuPerEvent }, "≤", twoHubs)
+}
+
+// twoHubs is what an event may cost two hubs together beside one. It costs a little more, because on the processors of one machine each of them has half the events, and so gathers fewer
+// of them into a request.
+const twoHubs = 1.2

@@ -28,6 +28,7 @@ type leg struct {
 	idle   bool    // let it come to rest first, and see what it holds then
 
 	cluster bool // on Kafka and PostgreSQL
+	hubs    int  // how many share the load; 0: one
 	rest    bool // send nothing: see what it uses at rest
 }
 
@@ -36,7 +37,7 @@ type result struct {
 	ran bool
 	// perSecond is the accepted events over the time from the first post to the last delivery.
 	perSecond float64
-	// cpuPerEvent and harnessPerEvent are in µs, for the measured process and for generator and sink.
+	// cpuPerEvent and harnessPerEvent are in µs, for the measured process (all hubs together) and for generator and sink.
 	cpuPerEvent, harnessPerEvent float64
 	// brokerPerEvent and databasePerEvent are those of Kafka and PostgreSQL; restCPU is the share of a core that is used at rest.
 	brokerPerEvent, databasePerEvent, restCPU float64
@@ -47,6 +48,7 @@ type result struct {
 	idle, peak             int64 // bytes resident
 	verdict                load.Verdict
 	ordered                bool // order was promised
+	apart                  bool // each of several hubs was in a network namespace
 }
 
 // faults counts what must not happen. Nothing crashes here, so a duplicate is one.
@@ -87,79 +89,88 @@ func (r *runner) run(ctx context.Context, l leg) (res result, err error) {
 		}
 		defer in.leave(ctx)
 	}
-	address, command, err := r.command(ctx, l, in, dir, sink)
+	t, err := r.start(ctx, l, in, dir, sink)
 	if err != nil {
 		return res, err
 	}
-	child, err := load.Start(ctx, command)
-	if err != nil {
-		return res, err
-	}
-	defer child.Kill() // no more than tidying up after Stop
-	res.ready, res.ordered, res.ran = child.Ready, !l.limit, true
+	defer t.close()
+	res.ready, res.apart, res.ordered, res.ran = t.children[0].Ready, t.apart, !l.limit, true
 	if l.rest {
-		err = r.measureRest(ctx, child, &res)
+		err = r.measureRest(ctx, t, &res)
 	} else {
-		err = r.measure(ctx, l, child, sink, address, in, &res)
+		err = r.measure(ctx, l, t, sink, in, &res)
 	}
 	if err != nil {
 		return res, err
 	}
-	select {
-	case <-child.Exited():
-		return res, fmt.Errorf("the process ended by itself: %w", child.Stop(0))
-	default:
+	if err := t.ended(); err != nil {
+		return res, err
 	}
-	if err := child.Stop(stopped); err != nil && !l.hasTarpit() {
+	if err := t.stop(); err != nil && !l.hasTarpit() {
 		return res, fmt.Errorf("stop: %w", err)
 	}
 	return res, nil
 }
 
-// command writes what the process needs and says how to start it, and where to post.
-func (r *runner) command(ctx context.Context, l leg, in *room, dir string, sink *load.Sink) (address string, c load.Command, err error) {
-	address = load.FreeAddress(ctx)
-	c = load.Command{Env: append(secrets(), r.Env...), Output: filepath.Join(dir, "log"), Within: time.Minute}
+// start starts what the leg measures.
+func (r *runner) start(ctx context.Context, l leg, in *room, dir string, sink *load.Sink) (_ *team, err error) {
+	if l.hubs > 1 {
+		return r.startSeveral(ctx, l, in, dir, sink)
+	}
+	listen, admin := load.FreeAddress(ctx), load.FreeAddress(ctx)
+	command, err := r.command(l, in, dir, sink, listen, admin)
+	if err != nil {
+		return nil, err
+	}
+	child, err := load.Start(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	return &team{address: listen, children: []*load.Child{child}}, nil
+}
+
+// command writes what the process needs and says how to start it.
+func (r *runner) command(l leg, in *room, dir string, sink *load.Sink, listen, admin string) (load.Command, error) {
+	c := load.Command{Env: append(secrets(), r.Env...), Output: filepath.Join(dir, "log"), Within: time.Minute}
 	if l.limit {
-		limit := load.LimitConfig{Listen: address, Target: sink.URL("/" + Target), File: filepath.Join(dir, "file")}
+		limit := load.LimitConfig{Listen: listen, Target: sink.URL("/" + Target), File: filepath.Join(dir, "file")}
 		if in != nil {
 			limit.File, limit.Brokers, limit.Topic = "", []string{in.cluster.Kafka}, in.prefix+"limit"
 		}
 		c.Args = append([]string{r.Binary, "bench", "limit"}, limit.Args()...)
-		c.ReadyURL = "http://" + address + "/readyz"
-		return address, c, nil
+		c.ReadyURL = "http://" + listen + "/readyz"
+		return c, nil
 	}
 	data := l.data
 	if data == "" {
 		data = filepath.Join(dir, "data")
 	}
-	admin := load.FreeAddress(ctx)
 	file := filepath.Join(dir, "tidewire.yaml")
-	text := hubConfig(address, admin, data, in, l.routes, sink.URL)
+	text := hubConfig(listen, admin, data, in, l.routes, sink.URL)
 	c.Args = []string{r.Binary, "serve", "--config", file}
 	c.ReadyURL = "http://" + admin + "/readyz"
-	return address, c, os.WriteFile(file, []byte(text), 0o600)
+	return c, os.WriteFile(file, []byte(text), 0o600)
 }
 
-func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *load.Sink, address string, in *room, res *result) error {
+func (r *runner) measure(ctx context.Context, l leg, t *team, sink *load.Sink, in *room, res *result) error {
 	if l.idle {
 		if err := pause(ctx, min(r.Duration/3, 3*time.Second)); err != nil {
 			return err
 		}
 	}
-	m, err := child.Memory()
+	m, err := t.memory()
 	if err != nil {
 		return err
 	}
 	res.idle = m.RSS
 	self := load.Process(os.Getpid())
-	before, selfBefore, err := cpus(child.Process, self)
+	before, selfBefore, err := cpus(t, self)
 	if err != nil {
 		return err
 	}
 	brokerBefore, databaseBefore := in.used()
 	sent, err := load.Generator{
-		Address: address, Path: "/in/" + Connection, Secret: stripeSecret, Source: "b" + strconv.Itoa(r.count),
+		Address: t.address, Path: "/in/" + Connection, Secret: stripeSecret, Source: "b" + strconv.Itoa(r.count),
 		Connections: r.Connections, Rate: l.rate, Duration: r.Duration, Types: l.types(),
 	}.Run(ctx)
 	if err != nil {
@@ -175,11 +186,11 @@ func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *lo
 	if err := sink.Wait(bound, int64(accepted*len(paths)), quiet, paths...); err != nil && ctx.Err() != nil {
 		return err
 	}
-	after, selfAfter, err := cpus(child.Process, self)
+	after, selfAfter, err := cpus(t, self)
 	if err != nil {
 		return err
 	}
-	if m, err = child.Memory(); err != nil {
+	if m, err = t.memory(); err != nil {
 		return err
 	}
 	res.peak = m.Peak
@@ -197,11 +208,11 @@ func (r *runner) measure(ctx context.Context, l leg, child *load.Child, sink *lo
 }
 
 // measureRest lets the process come to rest and sees what it uses then.
-func (r *runner) measureRest(ctx context.Context, child *load.Child, res *result) error {
+func (r *runner) measureRest(ctx context.Context, t *team, res *result) error {
 	if err := pause(ctx, r.Duration/3); err != nil {
 		return err
 	}
-	before, err := child.CPU()
+	before, err := t.cpu()
 	if err != nil {
 		return err
 	}
@@ -209,7 +220,7 @@ func (r *runner) measureRest(ctx context.Context, child *load.Child, res *result
 	if err := pause(ctx, r.Duration); err != nil {
 		return err
 	}
-	after, err := child.CPU()
+	after, err := t.cpu()
 	res.restCPU = float64(after-before) / float64(time.Since(begin))
 	return err
 }
@@ -238,13 +249,12 @@ func (res *result) account(sent *load.Sent, sink *load.Sink, paths []string, acc
 	}
 }
 
-func cpus(a, b load.Process) (time.Duration, time.Duration, error) {
-	x, err := a.CPU()
-	if err != nil {
+func cpus(t *team, self load.Process) (measured, own time.Duration, err error) {
+	if measured, err = t.cpu(); err != nil {
 		return 0, 0, err
 	}
-	y, err := b.CPU()
-	return x, y, err
+	own, err = self.CPU()
+	return measured, own, err
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

@@ -215,7 +215,7 @@ func (r *Report) account(rounds []round) {
 			{"hub, one route", one.hub}, {"hub, paced", one.hubPaced}, {"hub, failing", one.failing}, {"hub, 100 routes", one.routes100},
 			{"hub, 4 healthy", one.healthy}, {"hub, tarpit", one.tarpit}, {"hub, stored", one.stored},
 			{"cluster: limit", one.clusterLimit}, {"cluster: limit, paced", one.clusterLimitPaced},
-			{"cluster: hub", one.clusterHub}, {"cluster: hub, paced", one.clusterPaced}, {"cluster: hub, 20 routes", one.cluster20},
+			{"cluster: hub", one.clusterHub}, {"cluster: two hubs", one.clusterTwo}, {"cluster: hub, paced", one.clusterPaced}, {"cluster: hub, 20 routes", one.cluster20},
 		} {
 			if l.faults() > 0 {
 				r.Faults = append(r.Faults, fmt.Sprintf("round %d, %s: %s", n+1, l.name, l.verdict))

@@ -105,6 +105,10 @@ in the leg with a tarpit the fourth target reads requests and never answers, and
 durable limit with Kafka in place of its file: it takes a post, produces it with the others that wait in one request for all 12 partitions (acks from all replicas), only then
 answers 200, fetches all partitions with one request, posts each body on, and commits offsets; no ledger. Kafka does not fsync each record: its durability is its replicas.
 
+**Two hubs** share one topic prefix and one database, the connections of the generator go to them in turn, and each reads half the partitions. Where the machine lets the bench make them, each runs in a network
+namespace of its own, in which there is nothing but the ways to Kafka, PostgreSQL and the target; these and the spreading of connections are the bench's work. On one machine two hubs have the processors of one, so
+it is not events/s that shows whether more hubs carry more, but what an event costs them: while it costs two together what it costs one, the processors of a second machine add to those of the first.
+
 **Every event is accounted for**: generator and target record what they sent and saw, and the records are compared after each leg.
 `
 
