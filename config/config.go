@@ -20,6 +20,7 @@ import (
 // Config is a whole config file, defaults filled in. Connections and routes keep the order of the file.
 type Config struct {
 	Server    Server    `yaml:"server" doc:"Where the hub listens and how much it takes."`
+	Hub       Hub       `yaml:"hub" doc:"Which hub this is; in cluster mode."`
 	DataDir   string    `yaml:"data_dir" doc:"Folder of the database in embedded mode, of the spool in cluster mode; one hub has it at a time. Created when it does not exist. Default: ./data."`
 	Cluster   *Cluster  `yaml:"cluster" doc:"Kafka and PostgreSQL. Its presence turns cluster mode on; without it the hub is embedded and needs nothing."`
 	Log       Log       `yaml:"log" doc:"The hub's own log."`

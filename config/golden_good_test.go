@@ -53,6 +53,13 @@ func TestEveryGoodConfigIsAccepted(t *testing.T) {
 	}
 }
 
+func TestAHubMayHaveAName(t *testing.T) {
+	t.Parallel()
+	const rest = "\nconnections:\n  shop: {connector: http}\nroutes:\n  all: {from: shop, to: shop}\n"
+	equal(t, "name", parse(t, `hub: {name: "north:${env:PORT}"}`+rest).Hub.Name, "north:9090")
+	equal(t, "no name", parse(t, "hub: {}"+rest).Hub.Name, "")
+}
+
 func TestDefaultsAreFilledIn(t *testing.T) {
 	t.Parallel()
 	c := parse(t, "connections:\n  shop: {connector: http}\nroutes:\n  all: {from: shop, to: shop}\n")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 )
 
@@ -16,6 +17,21 @@ type Server struct {
 	TrustedProxies  []netip.Prefix `yaml:"trusted_proxies,one" doc:"Networks of the proxies in front of the hub, whose X-Forwarded-For is believed. Default: none."`
 	MaxConnections  int            `yaml:"max_connections" default:"4096" range:"1..1000000" doc:"How many clients may be connected to the public door at once."`
 	ShutdownTimeout Duration       `yaml:"shutdown_timeout" default:"25s" range:"10ms..1h" doc:"How long stopping may take: deliveries in hand are finished until then. Keep it below the 30s after which Kubernetes kills."`
+}
+
+// Hub is what a hub is among others.
+type Hub struct {
+	Name string `yaml:"name" doc:"What this hub is called among those of its cluster: another name for each, and the same after a restart. 1 to 100 letters, digits and . _ : -, the first a letter or digit. Default: HOST:PORT, the host's name and the port of server.listen."`
+}
+
+var hubName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$`)
+
+// Check looks at the name.
+func (h *Hub) Check() error {
+	if h.Name != "" && !hubName.MatchString(h.Name) {
+		return Fault{"name", "not a name for a hub: " + quote(h.Name), "take 1 to 100 letters, digits and . _ : -, the first of them a letter or digit, such as hub-1"}
+	}
+	return nil
 }
 
 // TLS is a server's certificate. Its settings are paths, not ${file:…}: certificates are renewed without a new config.

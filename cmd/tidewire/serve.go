@@ -47,7 +47,7 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	for _, w := range plan.Warnings {
 		logger.Warn("config", "warning", w.Message, "fix", w.Fix, "setting", w.Path, "at", config.Pos{File: w.File, Line: w.Line, Column: w.Column}.String())
 	}
-	defer tune()()
+	defer tune(plan.Config.Cluster == nil)()
 	return app.Serve(ctx, plan, app.Options{Version: version, Logger: logger})
 }
 

@@ -14,7 +14,7 @@ const (
 	inDiskCalls = 2
 )
 
-// tune makes the runtime fit for a hub, and returns what ends that.
+// tune makes the runtime fit for a hub, whose events go to its own disk or not, and returns what ends that.
 //
 // Garbage: a hub's live data are a few MiB, so that by Go's rule (collect when the heap has doubled) it would be collected many times a
 // second under load, for an eighth of all its CPU time. The rule has no lower bound to set, so tune holds memory that is never
@@ -23,9 +23,9 @@ const (
 //
 // Processors: a goroutine in a disk call keeps one of the runtime's until the runtime takes it away, which it may notice late. On two cores
 // that is half of them, while the calls of all others wait. So there are as many more as can be held like that; the threads in disk
-// calls use no core.
-func tune() (end func()) {
-	if os.Getenv("GOMAXPROCS") == "" {
+// calls use no core. In cluster mode events go over the network, no call is slow, and more processors than cores only take work from one another.
+func tune(disk bool) (end func()) {
+	if disk && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + inDiskCalls)
 	}
 	if os.Getenv("GOGC") != "" {

@@ -44,12 +44,22 @@ type Check struct {
 type RouteState struct {
 	Route  string `json:"route"`
 	Target string `json:"target"`
-	State  string `json:"state"` // running, resting, paused
+	State  string `json:"state"` // waiting, running, resting, paused
 	Reason string `json:"reason,omitempty"`
-	// LagEvents is how many records the route has not finished, on all hubs together; LagSeconds how old the oldest of them is.
-	LagEvents  int64   `json:"lag_events"`
-	LagSeconds float64 `json:"lag_seconds"`
-	// Holds says which partitions this hub reads for the route, as "events.shop 0-3, 7"; only where hubs share them.
+	// LagEvents is how many records the route has not finished, on all hubs together; LagSeconds how old the oldest of them is. nil (null) while the
+	// log cannot be asked.
+	LagEvents  *int64   `json:"lag_events"`
+	LagSeconds *float64 `json:"lag_seconds"`
+	// Group is how this hub shares in reading for the route; zero where it reads all of it.
+	Group
+}
+
+// Group is how a hub stands in a consumer group, whose members share partitions.
+type Group struct {
+	// Membership is "member", or says what is waited for; MembershipSince is when that began.
+	Membership      string    `json:"membership,omitempty"`
+	MembershipSince time.Time `json:"membership_since,omitzero"`
+	// Holds says which partitions this hub reads, as "events.shop 0-3, 7"; empty when none.
 	Holds string `json:"holds,omitempty"`
 }
 
@@ -61,6 +71,8 @@ type Cluster struct {
 	Hubs []Hub `json:"hubs"`
 	// Duties are what one hub at a time does.
 	Duties []Duty `json:"duties"`
+	// Index is how this hub shares in noting where events are; nil before it does.
+	Index *Group `json:"index,omitempty"`
 	// Unknown says why the rest could not be asked for.
 	Unknown string `json:"unknown,omitempty"`
 }

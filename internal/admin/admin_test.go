@@ -131,12 +131,17 @@ func TestWhoSharesTheWorkIsShown(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	cluster := &admin.Cluster{
 		Hub: "hub-1", Hubs: []admin.Hub{{Name: "hub-1", Started: at, Seen: at}, {Name: "hub-2", Started: at, Seen: at}},
-		Duties: []admin.Duty{{Name: "retention", Holder: "hub-2", Until: at}},
+		Duties: []admin.Duty{{Name: "retention", Holder: "hub-2", Until: at}}, Unknown: "the leases could not be read",
+		Index: &admin.Group{Membership: "joining the group", MembershipSince: at},
 	}
+	events, seconds := int64(7), 1.5
 	_, body := door(t, admin.Config{
 		Checks: []admin.Check{{Name: "log", Probe: func(context.Context) error { return nil }, Note: func() string { return "12 events wait in the spool" }}},
 		Routes: func(context.Context) []admin.RouteState {
-			return []admin.RouteState{{Route: "paid", State: "running", Holds: "events.shop 0-3", LagEvents: 7, LagSeconds: 1.5}}
+			return []admin.RouteState{
+				{Route: "paid", State: "running", Group: admin.Group{Membership: "member", MembershipSince: at, Holds: "events.shop 0-3"}, LagEvents: &events, LagSeconds: &seconds},
+				{Route: "unknown", State: "running", Group: admin.Group{Membership: "waiting for the group coordinator", MembershipSince: at}},
+			}
 		},
 		Cluster: func(context.Context) *admin.Cluster { return cluster },
 	})(http.MethodGet, "/readyz")
@@ -144,8 +149,12 @@ func TestWhoSharesTheWorkIsShown(t *testing.T) {
 	if !reflect.DeepEqual(got.Cluster, cluster) {
 		t.Errorf("cluster: %+v", got.Cluster)
 	}
-	if r := got.Routes[0]; r.Holds != "events.shop 0-3" || r.LagEvents != 7 || r.LagSeconds != 1.5 {
+	if r := got.Routes[0]; r.Holds != "events.shop 0-3" || r.Membership != "member" || *r.LagEvents != 7 || *r.LagSeconds != 1.5 {
 		t.Errorf("route: %+v", r)
+	}
+	if r := got.Routes[1]; r.Membership != "waiting for the group coordinator" || !r.MembershipSince.Equal(at) || r.LagEvents != nil ||
+		!strings.Contains(body, `"lag_events": null`) || !strings.Contains(body, `"lag_seconds": null`) {
+		t.Errorf("a route whose lag is not known: %+v", r)
 	}
 	if c := got.Checks[0]; !c.OK || c.Note != "12 events wait in the spool" {
 		t.Errorf("check: %+v", c)

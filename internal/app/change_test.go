@@ -83,9 +83,10 @@ func parkedDeliveriesOfARouteThatIsGoneAreTold(t *testing.T, in mode) {
 		t.Fatal(err)
 	}
 	again := serve(t, strings.Replace(text, "\n  all: {", "\n  everything: {", 1))
-	if got := again.log.String(); !strings.Contains(got, "deliveries are parked on a route that the config does not have") || !strings.Contains(got, "route=all") {
-		t.Errorf("the log says:\n%s", got)
-	}
+	until(t, "the log tells of them", func() bool {
+		got := again.log.String()
+		return strings.Contains(got, "deliveries are parked on a route that the config does not have") && strings.Contains(got, "route=all")
+	})
 }
 
 // TestAStopWhileTheRoutesWaitForTheLog has a log that does not answer when the routes start: the hub can be stopped all the same.

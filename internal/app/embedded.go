@@ -23,6 +23,7 @@ const File = "tidewire.db"
 
 // embedded is embedded mode: log and store share one SQLite file, which this process owns.
 type embedded struct {
+	plan   *Plan
 	keep   config.Retention
 	routes []pipeline.Route
 	logger *slog.Logger
@@ -34,7 +35,7 @@ type embedded struct {
 
 func (h *hub) openEmbedded(ctx context.Context) (storage, error) {
 	path := filepath.Join(h.plan.Config.DataDir, File)
-	e := &embedded{keep: h.plan.Config.Retention, routes: h.plan.Routes, logger: h.logger}
+	e := &embedded{plan: h.plan, keep: h.plan.Config.Retention, routes: h.plan.Routes, logger: h.logger}
 	var err error
 	if e.db, err = sqlite.Open(ctx, sqlite.Options{Path: path, Logger: h.logger, Metrics: h.registry}); err != nil {
 		return nil, fmt.Errorf("%w: open %s: %w", ErrEnvironment, path, err)
@@ -69,8 +70,20 @@ func (e *embedded) Store() ledger           { return e.store }
 func (e *embedded) Failed() <-chan struct{} { return e.db.Failed() }
 func (e *embedded) Err() error              { return e.db.Err() }
 
+// Connect makes the topics that webhooks go to, which have the first numbers in the file so; the file is open already, and the routes make the others.
+func (e *embedded) Connect(ctx context.Context) error {
+	if err := e.log.Ensure(ctx, e.plan.received()...); err != nil {
+		return fmt.Errorf("%w: create the log's topics: %w", ErrEnvironment, err)
+	}
+	return nil
+}
+
+// Begun is never closed, and Missing is nothing: there is nothing to wait for.
+func (e *embedded) Begun() <-chan struct{}             { return nil }
+func (e *embedded) Missing() (why error, bridged bool) { return nil, false }
+
 // Holds is nil: one hub reads everything.
-func (e *embedded) Holds() map[string]string { return nil }
+func (e *embedded) Holds() map[string]admin.Group { return nil }
 
 // Cluster is nil: one hub does everything.
 func (e *embedded) Cluster(context.Context) *admin.Cluster { return nil }

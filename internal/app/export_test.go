@@ -26,5 +26,8 @@ func RetainOnce(ctx context.Context, plan *Plan, logger *slog.Logger) (err error
 	if err := h.openStorage(ctx); err != nil {
 		return err
 	}
+	if err := h.storage.Connect(ctx); err != nil {
+		return err
+	}
 	return h.storage.Retain(ctx)
 }

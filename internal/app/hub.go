@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,10 @@ var ErrEnvironment = errors.New("the environment")
 type Options struct {
 	Version string
 	Logger  *slog.Logger
-	// Ready is called once, when the hub takes webhooks and its routes run, with the two addresses in use; may be nil.
+	// Listening is called once, when both doors answer, with their addresses; may be nil. In cluster mode that may be before Ready: while Kafka or
+	// PostgreSQL is waited for, webhooks go into the spool, or are answered 503 where there is none.
+	Listening func(listen, admin net.Addr)
+	// Ready is called once, when the hub takes webhooks and its routes run, with the same addresses; may be nil.
 	Ready func(listen, admin net.Addr)
 }
 
@@ -35,7 +39,7 @@ type Options struct {
 // server.shutdown_timeout, everything is written. It returns an error when the hub could not start (ErrEnvironment
 // where the plan is not to blame), could not go on, or did not stop in time.
 func Serve(ctx context.Context, plan *Plan, o Options) (err error) {
-	h := &hub{plan: plan, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	h := newHub(plan, o)
 	defer func() { err = errors.Join(err, h.close()) }()
 	for _, step := range []func(context.Context) error{h.listen, h.openStorage, h.build} {
 		if err := step(ctx); err != nil {
@@ -54,10 +58,15 @@ type hub struct {
 
 	public, private net.Listener
 	storage         storage
-	pipeline        *pipeline.Pipeline
+	pipeline        atomic.Pointer[pipeline.Pipeline] // nil until the storage is connected
+	running         chan struct{}                     // closed when the routes run
 	servers         []*http.Server
 
 	closers []closer // run last in, first out
+}
+
+func newHub(plan *Plan, o Options) *hub {
+	return &hub{plan: plan, options: o, logger: o.Logger, registry: prometheus.NewRegistry(), running: make(chan struct{})}
 }
 
 type closer struct {
@@ -103,21 +112,27 @@ func (h *hub) listen(ctx context.Context) error {
 
 // storage is what a hub keeps its log and its store in: one of the two modes.
 type storage interface {
-	// Log is the durable log, and Store the ledger beside it.
+	// Log is the durable log. It may be published to at once.
 	Log() pipeline.Log
+	// Connect returns when events can be carried: what is beyond this machine is there and fits, and the topics exist. An error is final.
+	Connect(ctx context.Context) error
+	// Begun is closed when Connect has to wait for what is away. Missing says for what, nil when for nothing, and whether events are kept meanwhile.
+	Begun() <-chan struct{}
+	Missing() (why error, bridged bool)
+	// Store is the ledger beside the log, once Connect has returned.
 	Store() ledger
 	// Checks are what must be well for the hub to be ready.
 	Checks() []admin.Check
-	// Holds says which partitions this hub reads, by route; nil where it reads all.
-	Holds() map[string]string
+	// Holds says which partitions this hub reads, and how it stands in sharing them, by route; nil where it reads all.
+	Holds() map[string]admin.Group
 	// Cluster is who shares the work; nil where nobody does.
 	Cluster(ctx context.Context) *admin.Cluster
 	// Failed is closed when nothing can be written any more and the hub has to go at once; Err says why.
 	Failed() <-chan struct{}
 	Err() error
-	// Run does until ctx ends what the mode does beside the routes.
+	// Run does until ctx ends what the mode does beside the routes, from before Connect on.
 	Run(ctx context.Context) error
-	// Retain removes what has outlived its retention.
+	// Retain removes what has outlived its retention, once Connect has returned.
 	Retain(ctx context.Context) error
 }
 
@@ -149,25 +164,11 @@ func (h *hub) build(ctx context.Context) error {
 	h.onClose("connections", h.plan.Close)
 	h.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	log, ledger := h.storage.Log(), h.storage.Store()
+	h.retentions(h.plan.Config.Retention)
 	receivers := h.plan.receivers()
-	topics := make([]string, 0, len(receivers))
-	for name := range receivers {
-		topics = append(topics, pipeline.EventsTopic(name))
-	}
-	if err := log.Ensure(ctx, topics...); err != nil {
-		return fmt.Errorf("%w: create the log's topics: %w", ErrEnvironment, err)
-	}
-	var err error
-	h.pipeline, err = pipeline.New(pipeline.Config{
-		Log: log, Ledger: ledger, Census: ledger, Routes: h.plan.Routes, Logger: h.logger, Registerer: h.registry,
-	})
-	if err != nil {
-		return err
-	}
 	server := h.plan.Config.Server
 	ear, err := webhooks.New(webhooks.Config{
-		Receivers: receivers, Intake: pipeline.NewIntake(log), Logger: h.logger, Registerer: h.registry,
+		Receivers: receivers, Intake: pipeline.NewIntake(h.storage.Log()), Logger: h.logger, Registerer: h.registry,
 		TrustedProxies: server.TrustedProxies,
 	})
 	if err != nil {
@@ -206,15 +207,14 @@ func (h *hub) run(ctx context.Context) error {
 	defer stopTaking()
 
 	var parts sync.WaitGroup
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	piped := make(chan struct{})
 	parts.Go(func() {
 		defer close(piped)
-		if err := h.pipeline.Run(take, work); err != nil {
-			failed <- fmt.Errorf("routes: %w", err)
+		if err := h.carry(take, work, &parts); err != nil {
+			failed <- err
 		}
 	})
-	parts.Go(func() { h.retain(take) })
 	parts.Go(func() {
 		if err := h.storage.Run(take); err != nil {
 			failed <- fmt.Errorf("storage: %w", err)
@@ -223,27 +223,92 @@ func (h *hub) run(ctx context.Context) error {
 	defer parts.Wait()
 	grace := h.plan.Config.Server.ShutdownTimeout.Std()
 	select {
-	case <-h.pipeline.Running():
+	case <-h.running:
+	case <-h.storage.Begun():
 	case <-piped:
-		// Before parts.Wait, which the retention would never let through otherwise.
+		// Before parts.Wait, which what runs beside the routes would never let through otherwise.
 		stopTaking()
-		return fmt.Errorf("%w: %w", ErrEnvironment, <-failed) // the plan has been checked
+		return <-failed
 	case <-ctx.Done():
 		// The routes may be waiting for a log that does not answer, for as long as that takes.
 		h.logger.Info("hub is stopping before its routes run", "within", grace)
 		defer time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) }).Stop()
 		stopTaking()
 		<-piped
-		select {
-		case err := <-failed:
-			if !errors.Is(err, context.Canceled) {
-				return err
-			}
-		default:
-		}
+		return late(failed)
+	}
+	h.serve(&parts, failed)
+	err := h.last(ctx, failed)
+	if errors.Is(err, errUntrusted) {
+		grace = 0
+	}
+	// A caller that dawdles may not use up what the deliveries need.
+	stopping, cancel := context.WithTimeout(work, grace/2)
+	defer cancel()
+	// What remains after the grace is cut off; a second more lets it come back.
+	defer time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) }).Stop()
+	h.stopServing(stopping, grace)
+	stopTaking()
+	<-piped
+	return errors.Join(err, late(failed))
+}
+
+// late is what failed last; nil when nothing did.
+func late(failed <-chan error) error {
+	select {
+	case err := <-failed:
+		return err
+	default:
 		return nil
 	}
-	h.tellForgotten(work)
+}
+
+// carry connects to what is beyond this machine and carries events until take ends; see Pipeline.Run. What has to be done now and then beside it becomes one
+// of parts.
+func (h *hub) carry(take, work context.Context, parts *sync.WaitGroup) error {
+	if err := h.storage.Connect(take); err != nil {
+		if take.Err() != nil {
+			return nil //nolint:nilerr // it was asked to end before it had begun
+		}
+		return err
+	}
+	ledger := h.storage.Store()
+	p, err := pipeline.New(pipeline.Config{
+		Log: h.storage.Log(), Ledger: ledger, Census: ledger, Routes: h.plan.Routes, Logger: h.logger, Registerer: h.registry,
+	})
+	if err != nil {
+		return err
+	}
+	h.pipeline.Store(p)
+	parts.Go(func() {
+		select {
+		case <-p.Running():
+		case <-take.Done():
+			return
+		}
+		close(h.running)
+		h.tellForgotten(take)
+		h.retain(take)
+	})
+	err = p.Run(take, work)
+	select {
+	case <-p.Running():
+	default:
+		if err != nil && take.Err() == nil {
+			return fmt.Errorf("%w: routes: %w", ErrEnvironment, err) // the plan has been checked
+		}
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	return nil
+}
+
+// serve opens both doors.
+func (h *hub) serve(parts *sync.WaitGroup, failed chan<- error) {
 	for i, l := range []net.Listener{h.public, h.private} {
 		parts.Go(func() {
 			if err := h.servers[i].Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -251,44 +316,54 @@ func (h *hub) run(ctx context.Context) error {
 			}
 		})
 	}
-	h.logger.Info("hub is ready", "listen", h.public.Addr().String(), "admin", h.private.Addr().String(),
-		"connections", len(h.plan.Connections), "routes", len(h.plan.Routes), "version", h.options.Version)
-	if h.options.Ready != nil {
-		h.options.Ready(h.public.Addr(), h.private.Addr())
+	if h.options.Listening != nil {
+		h.options.Listening(h.public.Addr(), h.private.Addr())
 	}
+	if why, bridged := h.storage.Missing(); why != nil {
+		at := []any{"listen", h.public.Addr().String(), "admin", h.private.Addr().String(), "until", why}
+		if bridged {
+			h.logger.Warn("hub takes webhooks and delivers nothing yet", at...)
+		} else {
+			h.logger.Warn("hub delivers nothing yet, and answers webhooks 503 until Kafka takes them", at...)
+		}
+	}
+}
 
-	var err error
-	select {
-	case <-ctx.Done():
-		h.logger.Info("hub is stopping", "within", grace)
-	case <-h.storage.Failed():
-		// What is not durable must not be answered, and nothing can be written down: be gone at once.
-		err = fmt.Errorf("the store can no longer be trusted: %w", h.storage.Err())
-		h.logger.Error("hub stops at once", "error", err)
-		grace = 0
-	case err = <-failed:
-		h.logger.Error("hub stops", "error", err)
+// errUntrusted marks that nothing can be written any more.
+var errUntrusted = errors.New("the store can no longer be trusted")
+
+// last says when the routes run, and returns when the hub has to end, with the reason; nil when it was asked to.
+func (h *hub) last(ctx context.Context, failed <-chan error) error {
+	for running := h.running; ; {
+		select {
+		case <-running:
+			running = nil
+			h.logger.Info("hub is ready", "listen", h.public.Addr().String(), "admin", h.private.Addr().String(),
+				"connections", len(h.plan.Connections), "routes", len(h.plan.Routes), "version", h.options.Version)
+			if h.options.Ready != nil {
+				h.options.Ready(h.public.Addr(), h.private.Addr())
+			}
+		case <-ctx.Done():
+			h.logger.Info("hub is stopping", "within", h.plan.Config.Server.ShutdownTimeout.Std())
+			return nil
+		case <-h.storage.Failed():
+			// What is not durable must not be answered, and nothing can be written down: be gone at once.
+			err := fmt.Errorf("%w: %w", errUntrusted, h.storage.Err())
+			h.logger.Error("hub stops at once", "error", err)
+			return err
+		case err := <-failed:
+			h.logger.Error("hub stops", "error", err)
+			return err
+		}
 	}
-	// A caller that dawdles may not use up what the deliveries need.
-	stopping, cancel := context.WithTimeout(work, grace/2)
-	defer cancel()
-	// What remains after the grace is cut off; a second more lets it come back.
-	late := time.AfterFunc(grace, func() { cut(errors.New("the hub has stopped waiting")) })
-	defer late.Stop()
-	h.stopServing(stopping, grace)
-	stopTaking()
-	<-piped
-	select {
-	case late := <-failed:
-		err = errors.Join(err, late)
-	default:
-	}
-	return err
 }
 
 // tellForgotten warns of parked deliveries whose route is not in the config any more: renamed or removed, nobody carries them.
 func (h *hub) tellForgotten(ctx context.Context) {
 	counts, err := h.storage.Store().Count(ctx)
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		h.logger.Error("what is parked cannot be counted", "error", err)
 		return
@@ -315,24 +390,52 @@ func (h *hub) stopServing(ctx context.Context, grace time.Duration) {
 
 // checks are what must be well for the hub to be ready.
 func (h *hub) checks() []admin.Check {
-	return append(h.storage.Checks(), admin.Check{Name: "routes", Probe: func(context.Context) error {
-		select {
-		case <-h.pipeline.Running():
-			return nil
-		default:
-			return errors.New("the routes are starting")
-		}
-	}})
+	return append(h.storage.Checks(), admin.Check{Name: "routes", Probe: h.probeRoutes, Note: h.routesNote})
 }
 
-// routeStates is how the routes are doing. A lag that cannot be read is left at 0: the check of the log says why.
+// probeRoutes says why the routes do not run yet. Where events are kept meanwhile that is no reason not to be given any, as it is none when the
+// log goes away later; what else is missing is for the other checks to tell.
+func (h *hub) probeRoutes(context.Context) error {
+	select {
+	case <-h.running:
+		return nil
+	default:
+	}
+	switch why, bridged := h.storage.Missing(); {
+	case why == nil:
+		return errors.New("the routes are starting")
+	case !bridged:
+		return fmt.Errorf("the routes wait: %w", why)
+	}
+	return nil
+}
+
+func (h *hub) routesNote() string {
+	if why, _ := h.storage.Missing(); why != nil {
+		return "the routes wait: " + why.Error()
+	}
+	return ""
+}
+
+// routeStates is how the routes are doing.
 func (h *hub) routeStates(ctx context.Context) []admin.RouteState {
-	var states []admin.RouteState
+	states := []admin.RouteState{}
+	p := h.pipeline.Load()
+	if p == nil {
+		for _, r := range h.plan.Routes {
+			states = append(states, admin.RouteState{Route: r.Name, Target: r.To, State: "waiting", Reason: "the hub is starting; the checks say what it waits for"})
+		}
+		return states
+	}
 	holds := h.storage.Holds()
-	for _, s := range h.pipeline.Status(ctx) {
-		state := admin.RouteState{Route: s.Route, Target: s.Target, State: "running", LagEvents: s.Lag, Holds: holds[s.Route]}
-		if !s.Oldest.IsZero() {
-			state.LagSeconds = max(0, time.Since(s.Oldest).Seconds())
+	for _, s := range p.Status(ctx) {
+		state := admin.RouteState{Route: s.Route, Target: s.Target, State: "running", Group: holds[s.Route]}
+		if s.Known {
+			var seconds float64
+			if !s.Oldest.IsZero() {
+				seconds = max(0, time.Since(s.Oldest).Seconds())
+			}
+			state.LagEvents, state.LagSeconds = &s.Lag, &seconds
 		}
 		switch {
 		case s.Paused != "":

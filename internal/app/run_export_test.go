@@ -5,14 +5,12 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/tidewire/tidewire/pipeline"
 )
 
 // ServeWithoutLog runs a hub whose log is gone when the routes start.
 func ServeWithoutLog(ctx context.Context, plan *Plan, logger *slog.Logger) (err error) {
-	h := &hub{plan: plan, logger: logger, registry: prometheus.NewRegistry()}
+	h := newHub(plan, Options{Logger: logger})
 	defer func() { err = errors.Join(err, h.close()) }()
 	for _, step := range []func(context.Context) error{h.listen, h.openStorage, h.build} {
 		if err := step(ctx); err != nil {
@@ -27,22 +25,25 @@ func ServeWithoutLog(ctx context.Context, plan *Plan, logger *slog.Logger) (err 
 
 // ServeBeforeLog runs a hub whose log does not answer when the routes start; asked is closed then.
 func ServeBeforeLog(ctx context.Context, plan *Plan, logger *slog.Logger, asked chan<- struct{}) (err error) {
-	h := &hub{plan: plan, logger: logger, registry: prometheus.NewRegistry()}
+	h := newHub(plan, Options{Logger: logger})
 	defer func() { err = errors.Join(err, h.close()) }()
 	for _, step := range []func(context.Context) error{h.listen, h.openStorage, h.build} {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
-	store := h.storage.Store()
-	h.pipeline, err = pipeline.New(pipeline.Config{
-		Log: mute{h.storage.Log(), asked}, Ledger: store, Census: store, Routes: plan.Routes, Logger: logger, Registerer: prometheus.NewRegistry(),
-	})
-	if err != nil {
-		return err
-	}
+	h.storage = unasked{h.storage, asked}
 	return h.run(ctx)
 }
+
+// unasked is storage that is connected to, with a mute log.
+type unasked struct {
+	storage
+	asked chan<- struct{}
+}
+
+func (u unasked) Connect(context.Context) error { return nil }
+func (u unasked) Log() pipeline.Log             { return mute{u.storage.Log(), u.asked} }
 
 // mute is a log that creates no topics, and says nothing about it either.
 type mute struct {

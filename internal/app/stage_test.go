@@ -90,6 +90,7 @@ type running struct {
 	log           *lines
 	client        *http.Client
 	cancel        context.CancelFunc
+	ready         chan struct{} // closed when the hub is
 	ended         chan error
 }
 
@@ -102,17 +103,31 @@ func serve(t *testing.T, text string) *running {
 
 func run(t *testing.T, plan *app.Plan, log *lines) *running {
 	t.Helper()
+	h := begin(t, plan, log)
+	select {
+	case <-h.ready:
+	case err := <-h.ended:
+		h.cancel()
+		t.Fatalf("the hub did not become ready: %v", err)
+	}
+	return h
+}
+
+// begin runs a hub and waits until its doors answer, which may be long before it is ready.
+func begin(t *testing.T, plan *app.Plan, log *lines) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	h := &running{log: log, client: client(t), cancel: cancel, ended: make(chan error, 1)}
-	ready := make(chan [2]net.Addr, 1)
+	h := &running{log: log, client: client(t), cancel: cancel, ended: make(chan error, 1), ready: make(chan struct{})}
+	listening := make(chan [2]net.Addr, 1)
 	go func() {
 		h.ended <- app.Serve(ctx, plan, app.Options{
 			Version: "v0.0.0-test", Logger: log.logger(plan.Config.Log),
-			Ready: func(listen, admin net.Addr) { ready <- [2]net.Addr{listen, admin} },
+			Listening: func(listen, admin net.Addr) { listening <- [2]net.Addr{listen, admin} },
+			Ready:     func(net.Addr, net.Addr) { close(h.ready) },
 		})
 	}()
 	select {
-	case at := <-ready:
+	case at := <-listening:
 		h.listen, h.admin = at[0].String(), at[1].String()
 	case err := <-h.ended:
 		cancel()

@@ -108,11 +108,15 @@ type move struct {
 }
 
 func (m *move) openTarget(ctx context.Context, h *hub) error {
-	m.to = &cluster{name: "migrate-" + rand.Text()[:8], keep: h.plan.Config.Retention, routes: h.plan.Routes, logger: h.logger}
-	if err := m.to.openStore(ctx, h); err != nil {
+	m.to = &cluster{name: "migrate-" + rand.Text()[:8], plan: h.plan, keep: h.plan.Config.Retention, routes: h.plan.Routes, logger: h.logger}
+	m.to.prepareStore(h)
+	if err := m.to.prepareKafka(h); err != nil {
 		return err
 	}
-	if err := m.to.openKafka(ctx, h); err != nil {
+	if err := m.to.openStore(ctx); err != nil {
+		return err
+	}
+	if err := m.to.openKafka(ctx); err != nil {
 		return err
 	}
 	target, err := m.to.identity(ctx, h.plan.Config.Cluster.Kafka)

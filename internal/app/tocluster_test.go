@@ -235,7 +235,7 @@ func TestAnInstallationMovesIntoACluster(t *testing.T) {
 	expect("late", after.late, nil, "new_1", "new_parked")
 	until(t, "all is settled", func() bool {
 		_, r := h.readiness(t)
-		return !slices.ContainsFunc(r.Routes, func(s admin.RouteState) bool { return s.LagEvents > 0 }) && h.metric(t, `tidewire_parked{route="all"}`) == "0"
+		return !slices.ContainsFunc(r.Routes, func(s admin.RouteState) bool { return s.LagEvents == nil || *s.LagEvents > 0 }) && h.metric(t, `tidewire_parked{route="all"}`) == "0"
 	})
 	for route, x := range map[string]*target{"all": after.all, "some": after.some, "behind": after.behind, "late": after.late} {
 		if len(x.calls) > 0 {
