@@ -33,6 +33,7 @@ type bed struct {
 	config        string // path
 	output        string // path of what the hub said
 	storage       string // of the config: where the hub keeps what it has
+	rack          *rack  // of a hub of a cluster; nil for one by itself
 	sink          *load.Sink
 	faults        []string
 }
@@ -53,7 +54,7 @@ func newBed(t *testing.T, bin string, rules map[string]load.Rule, settings strin
 	sink := b.sink // a scenario may go on with another
 	t.Cleanup(func() { _ = sink.Close() })
 	if settings == "" {
-		settings = connections("all") + "routes:\n  all: {from: stripe, to: all}\n"
+		settings = oneRoute()
 	}
 	b.configure(settings)
 	return b
@@ -67,6 +68,11 @@ func connections(paths ...string) string {
 		fmt.Fprintf(&y, "  %s: {connector: http, url: \"http://{sink}/%s\", allow_private: true, sign: {scheme: standard-webhooks, secret: %s}}\n", p, p, sendSecret)
 	}
 	return y.String()
+}
+
+// oneRoute is the YAML of one route "all" from stripe to the path /all.
+func oneRoute() string {
+	return connections("all") + "routes:\n  all: {from: stripe, to: all}\n"
 }
 
 func (b *bed) configure(settings string) {
@@ -85,7 +91,7 @@ func (b *bed) fault(format string, args ...any) {
 func (b *bed) command(env ...string) load.Command {
 	return load.Command{
 		Args: []string{b.bin, "serve", "--config", b.config}, Env: env, Output: b.output,
-		ReadyURL: "http://" + b.admin + "/readyz", Within: 15 * time.Second,
+		ReadyURL: "http://" + b.admin + "/readyz", Within: b.bear(15 * time.Second),
 	}
 }
 
@@ -169,31 +175,6 @@ func (b *bed) check(sent *load.Sent, path string, duplicates int) load.Verdict {
 		b.fault("%s: %s (allowed duplicates: %d)", path, v, duplicates)
 	}
 	return v
-}
-
-// drained waits until no route has anything to do. What is still there after the time is stuck.
-func (b *bed) drained(within time.Duration, routes ...string) {
-	deadline := time.Now().Add(within)
-	for {
-		m, err := b.metrics()
-		left := err
-		for _, r := range routes {
-			for _, name := range []string{"tidewire_route_lag_events", "tidewire_parked"} {
-				v, ok := m[name+`{route="`+r+`"}`]
-				if left == nil && (!ok || v != 0) {
-					left = fmt.Errorf("%s of %s is %v", name, r, v)
-				}
-			}
-		}
-		if left == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			b.fault("stuck for %s: %v; the hub said %s", within, left, b.said())
-			return
-		}
-		pause(b.t, 20*time.Millisecond)
-	}
 }
 
 // metrics reads the samples of /metrics by their full names.

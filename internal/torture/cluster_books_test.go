@@ -1,19 +1,19 @@
 package torture
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"sync"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/segmentio/kafka-go"
-
-	"github.com/tidewire/tidewire/internal/load"
 )
 
 // sharedBooks are what the hubs of a rack have written down, read past them out of Kafka and PostgreSQL.
@@ -36,50 +36,20 @@ func (r *rack) topic(name string) map[string]int {
 	r.t.Helper()
 	client, done := r.client()
 	defer done()
-	asked := make([]kafka.OffsetRequest, 0, 2*r.partitions)
-	for p := range r.partitions {
-		asked = append(asked, kafka.FirstOffsetOf(p), kafka.LastOffsetOf(p))
-	}
-	wire := r.prefix + name
-	found, err := client.ListOffsets(r.t.Context(), &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{wire: asked}})
-	if err != nil {
-		r.t.Fatalf("bounds of %s: %v", wire, err)
-	}
 	counts := make(map[string]int)
-	for _, p := range found.Topics[wire] {
-		if errors.Is(p.Error, kafka.UnknownTopicOrPartition) {
+	for p := range r.partitions {
+		from, to, err := r.bounds(r.t.Context(), client, r.prefix+name, p)
+		if errors.Is(err, kafka.UnknownTopicOrPartition) {
 			return counts
 		}
-		if p.Error != nil {
-			r.t.Fatalf("bounds of %s: %v", wire, p.Error)
+		if err == nil {
+			err = r.read(r.t.Context(), client, r.prefix+name, p, from, to, func(record *kafka.Record) { counts[header(record, "tidewire-uuid")]++ })
 		}
-		for at := p.FirstOffset; at < p.LastOffset; {
-			answer, err := client.Fetch(r.t.Context(), &kafka.FetchRequest{Topic: wire, Partition: p.Partition, Offset: at, MinBytes: 1, MaxBytes: 8 << 20, MaxWait: time.Second})
-			if err == nil {
-				err = answer.Error
-			}
-			for err == nil {
-				var record *kafka.Record
-				if record, err = answer.Records.ReadRecord(); err == nil {
-					counts[uuid(record)]++
-					at = record.Offset + 1
-				}
-			}
-			if !errors.Is(err, io.EOF) {
-				r.t.Fatalf("read %s: %v", wire, err)
-			}
+		if err != nil {
+			r.t.Fatal(err)
 		}
 	}
 	return counts
-}
-
-func uuid(record *kafka.Record) string {
-	for _, h := range record.Headers {
-		if h.Key == "tidewire-uuid" {
-			return string(h.Value)
-		}
-	}
-	return fmt.Sprint("without a UUID: ", record.Offset)
 }
 
 // query runs a query past the hubs.
@@ -101,11 +71,11 @@ func query[T any](r *rack, sql string) []T {
 	return all
 }
 
-// books reads what the hubs wrote.
-func (r *rack) books() sharedBooks {
+// books reads what the hubs wrote of a connection's topic and of routes.
+func (r *rack) books(topic string, routes []string) sharedBooks {
 	r.t.Helper()
 	k := sharedBooks{
-		events: r.topic("events.stripe"), states: make(map[string]map[string]int64), dead: make(map[string][]string), letters: make(map[string]int),
+		events: r.topic(topic), states: make(map[string]map[string]int64), dead: make(map[string][]string), letters: make(map[string]int),
 	}
 	for _, n := range k.events {
 		k.records += n
@@ -125,7 +95,7 @@ func (r *rack) books() sharedBooks {
 	for _, l := range query[letter](r, "SELECT r.name, d.event_id FROM tidewire.dead d JOIN tidewire.routes r ON r.id = d.route_id") {
 		k.dead[l.Route] = append(k.dead[l.Route], l.Event)
 	}
-	for _, route := range r.routes {
+	for _, route := range routes {
 		k.letters[route] = len(r.topic("dead." + route))
 	}
 	return k
@@ -135,7 +105,7 @@ func (r *rack) books() sharedBooks {
 // the log, each dead letter is there as a row and as a record, and nothing is parked any more.
 func (r *rack) addUp(atLeast int) sharedBooks {
 	r.t.Helper()
-	k := r.books()
+	k := r.books("events.stripe", r.routes)
 	if len(k.events) < atLeast {
 		r.fault("the log holds %d events, %d were accepted", len(k.events), atLeast)
 	}
@@ -157,13 +127,13 @@ func (r *rack) addUp(atLeast int) sharedBooks {
 	return k
 }
 
-// indexed waits until the index of events names every event that was accepted.
-func (r *rack) indexed(sent []*load.Sent) {
+// indexed waits until the index of events names so many.
+func (r *rack) indexed(events int) {
 	r.t.Helper()
 	type count struct{ N int64 }
 	missing := int64(-1)
 	ok := await(r.t, time.Minute, func() bool {
-		missing = int64(accepted(sent)) - query[count](r, "SELECT count(DISTINCT event_id) FROM tidewire.event_index")[0].N
+		missing = int64(events) - query[count](r, "SELECT count(DISTINCT event_id) FROM tidewire.event_index")[0].N
 		if missing > 0 {
 			pause(r.t, 300*time.Millisecond)
 		}
@@ -174,54 +144,136 @@ func (r *rack) indexed(sent []*load.Sent) {
 	}
 }
 
-// watchPlaces asks Kafka ten times a second where the routes' groups are, until stop is called: no place may ever fall.
-func (r *rack) watchPlaces() (stop func()) {
-	ctx, cancel := context.WithCancel(r.t.Context())
-	var watching sync.WaitGroup
-	var found []string
-	watching.Go(func() {
-		client, done := r.client()
-		defer done()
-		places := make(map[string]int64)
-		partitions := make([]int, r.partitions)
-		for i := range partitions {
-			partitions[i] = i
+// counted are the hubs' own counts of what became of deliveries, by route and outcome, summed. They are whole when no hub was started twice: a process that ends takes
+// its counters along.
+func (r *rack) counted() (sums map[string]float64, whole bool) {
+	sums = make(map[string]float64)
+	for i, b := range r.hubs {
+		if r.running[i] == nil {
+			return nil, false
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			for _, route := range r.routes {
-				answer, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{
-					GroupID: r.prefix + route, Topics: map[string][]int{r.prefix + "events.stripe": partitions},
-				})
-				if err != nil || answer.Error != nil {
-					continue // the fault may be the broker's end
-				}
-				for _, p := range slices.Concat(slices.Collect(maps.Values(answer.Topics))...) {
-					at := fmt.Sprintf("%s/%d", route, p.Partition)
-					if p.Error == nil && p.CommittedOffset < places[at] {
-						found = append(found, fmt.Sprintf("the place of %s fell from %d to %d", at, places[at], p.CommittedOffset))
-					}
-					if p.Error == nil {
-						places[at] = max(places[at], p.CommittedOffset)
-					}
-				}
+		m, err := b.metrics()
+		if err != nil {
+			r.fault("%v", err)
+		}
+		for _, route := range r.routes {
+			for _, outcome := range []string{"delivered", "dead"} {
+				sums[route+" "+outcome] += m[`tidewire_deliveries_total{outcome="`+outcome+`",route="`+route+`"}`]
 			}
 		}
-	})
-	end := sync.OnceFunc(func() {
-		cancel()
-		watching.Wait()
-		r.regressed = len(found)
-		for _, f := range found[:min(len(found), 5)] {
-			r.fault("%s", f)
+	}
+	return sums, r.starts == len(r.hubs)
+}
+
+// agree compares the hubs' counters with the ledger.
+func (r *rack) agree(counted map[string]float64, k sharedBooks) {
+	r.t.Helper()
+	for _, route := range r.routes {
+		for _, outcome := range []string{"delivered", "dead"} {
+			if n := counted[route+" "+outcome]; n != float64(k.states[route][outcome]) {
+				r.fault("route %s: the hubs counted %v %s, the ledger has %d", route, n, outcome, k.states[route][outcome])
+			}
 		}
+	}
+}
+
+// planted are the secrets of every rack.
+var planted = []string{stripeSecret, sendSecret, strings.TrimPrefix(sendSecret, "whsec_"), anyToken}
+
+// silent checks that no secret is in what the hubs say and keep: their output, their metrics and readiness, the files of their spools, the tables and the topics.
+// more are secrets beside those of every rack.
+func (r *rack) silent(more ...string) {
+	r.t.Helper()
+	var words []string
+	for _, secret := range append(planted[:len(planted):len(planted)], more...) {
+		words = append(words, spellings(secret)...)
+	}
+	looked := int64(0)
+	search := func(where string, text io.Reader) {
+		n, found, err := find(text, words)
+		looked += n
+		if err != nil {
+			r.fault("search %s: %v", where, err)
+		}
+		if found != "" {
+			r.fault("a secret is in %s: %s", where, found)
+		}
+	}
+	for i, b := range r.hubs {
+		search(fmt.Sprintf("the output of hub %d", i), strings.NewReader(b.everything()))
+		for _, page := range []string{"/metrics", "/readyz"} {
+			if _, text, err := b.get("http://" + b.admin + page); err == nil {
+				search(fmt.Sprintf("%s of hub %d", page, i), strings.NewReader(text))
+			}
+		}
+		r.files(b.data, search)
+	}
+	for i := range r.kafka.Addresses() {
+		logs, _ := filepath.Glob(filepath.Join(filepath.Dir(r.kafka.Log(i)), "data", r.prefix+"*", "*.log"))
+		for _, file := range logs {
+			r.files(file, search)
+		}
+	}
+	type count struct{ N int64 }
+	type table struct{ Name string }
+	for _, t := range query[table](r, "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'tidewire'") {
+		var like []string
+		for _, w := range words {
+			like = append(like, "strpos(t::text, '"+w+"') > 0")
+		}
+		if n := query[count](r, "SELECT count(*) FROM "+t.Name+" t WHERE "+strings.Join(like, " OR "))[0].N; n > 0 {
+			r.fault("a secret is in %d rows of %s", n, t.Name)
+		}
+	}
+	if looked < 10_000 {
+		r.fault("only %d bytes were searched for secrets", looked)
+	}
+}
+
+// files searches all files of a folder.
+func (r *rack) files(dir string, search func(where string, text io.Reader)) {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // no spool; or a file that is no longer there
+			return nil
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		search(path, f)
+		return nil
 	})
-	r.t.Cleanup(end)
-	return end
+	if err != nil {
+		r.fault("search %s: %v", dir, err)
+	}
+}
+
+// find looks for words in a text that may be large, and returns its length and the first word that is in it with what is around.
+func find(text io.Reader, words []string) (n int64, found string, err error) {
+	const room, overlap = 1 << 20, 1 << 10
+	buf, kept := make([]byte, room), 0
+	for {
+		got, err := io.ReadFull(text, buf[kept:])
+		n += int64(got)
+		all := buf[:kept+got]
+		for _, w := range words {
+			if i := bytes.Index(all, []byte(w)); i >= 0 {
+				return n, fmt.Sprintf("%q", all[max(0, i-100):i+len(w)]), nil
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return n, "", nil
+		}
+		if err != nil {
+			return n, "", err
+		}
+		kept = copy(buf, all[len(all)-overlap:])
+	}
 }

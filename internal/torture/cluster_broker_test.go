@@ -110,7 +110,7 @@ func killLeader(t *testing.T, bin string, kills int) []string {
 	r := newRack(t, plan{bin: bin, hubs: 2, kafka: services.NewKafka(t, services.KafkaOptions{Brokers: 3}), copies: 3})
 	r.allUp()
 	watched := r.watchPlaces()
-	stop := r.background(clusterRate / 2)
+	stop := r.background(clusterRate)
 	for range kills {
 		pause(t, time.Second)
 		if err := r.kafka.AwaitInSync(t.Context()); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/tidewire/tidewire/internal/load"
 )
 
-// clusterRate is what is posted at each hub's door, per second.
+// clusterRate is what is posted, per second.
 const clusterRate = 200
 
 // TestTortureClusterKillHub kills one of two hubs again and again: the other has its partitions, and nothing is lost.
@@ -142,7 +142,7 @@ func comeAndGo(t *testing.T, bin string, span time.Duration, rules map[string]lo
 	r.calm(time.Minute)
 	before := r.goroutines(0)
 	watched := r.watchPlaces()
-	stop := r.background(clusterRate / 2)
+	stop := r.background(clusterRate)
 	moves := 0
 	for began := time.Now(); time.Since(began) < span; moves++ {
 		pause(t, 2*time.Second)

@@ -23,6 +23,28 @@ var clusterMutants = map[string]mutant{
 		new:    "if len(p.order) > 1<<30 {",
 		caught: slowTarget,
 	},
+	"commits past what has failed": {
+		file:   "pipeline/kafkalog/place.go",
+		old:    "at = p.order[0].r.offset\n",
+		new:    "at = p.order[0].r.offset\n\t\tfor _, it := range p.order {\n\t\t\tif it.done {\n\t\t\t\tat = it.r.offset + 1\n\t\t\t}\n\t\t}\n",
+		caught: slowTarget,
+	},
+	"commits in whatever generation is current": {
+		file: "pipeline/kafkalog/subscriber.go",
+		old:  "\tgen    *generation ",
+		new:  "\tkept   []*holding\n\tgen    *generation ",
+		also: []edit{
+			{"pipeline/kafkalog/group.go", "g.holdings = append(g.holdings, t.holdings...)", "g.holdings = append(g.holdings, t.holdings...)\n\t\t\t\ts.kept = append(s.kept, t.holdings...)"},
+			{"pipeline/kafkalog/group.go", "for _, h := range g.holdings {\n\t\tif at, ok := h.due()", "for _, h := range g.s.kept {\n\t\tif at, ok := h.due()"},
+		},
+		caught: func(t *testing.T, bin string) []string { return frozenHub(t, bin, 1) },
+	},
+	"goes on with what a dead generation had read": {
+		file:   "pipeline/kafkalog/subscription.go",
+		old:    "t.cancel() // whoever",
+		new:    "// whoever",
+		caught: func(t *testing.T, bin string) []string { return wokenHub(t, bin, 1) },
+	},
 	"marks before the effect": {
 		file: "pipeline/deliver.go",
 		old:  "failpoint.Hit(\"before-map\")",
@@ -68,12 +90,14 @@ func slowTarget(t *testing.T, bin string) []string {
 		settings: connections("all") + "routes:\n  all: {from: stripe, to: all, concurrency: 4, timeout: 2s}\n",
 	})
 	r.allUp()
+	watched := r.watchPlaces()
 	g := r.hubs[0].generator("slow")
 	g.Events, g.Rate = 200, 80
 	sent := r.hubs[0].post(g)
 	r.kill(0)
 	r.up(0)
 	r.settled("cluster: SIGKILL with much in hand", 1, func() []*load.Sent { return []*load.Sent{sent} }, inHand)
+	watched()
 	return r.violations()
 }
 

@@ -22,6 +22,8 @@ type eater struct {
 	on       atomic.Bool
 	silent   atomic.Int64 // answers kept back on connections that stay open
 	cut      atomic.Int64 // those with which the connection was cut
+	// seen, if it is set, is told the acknowledgements that each produce request asks for.
+	seen atomic.Pointer[func(acks int16)]
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -130,6 +132,11 @@ func (c *eaten) requests() {
 				c.mu.Lock()
 				c.doomed[binary.BigEndian.Uint32(f[8:])] = cut
 				c.mu.Unlock()
+			}
+		}
+		if seen := c.p.seen.Load(); seen != nil && binary.BigEndian.Uint16(f[4:]) == produce {
+			if acks, ok := acksOf(f); ok {
+				(*seen)(acks)
 			}
 		}
 		if _, err := c.broker.Write(f); err != nil {

@@ -156,12 +156,12 @@ func TestTortureSecondSIGTERM(t *testing.T) {
 // TestTortureFailedAmongSuccesses: one in ten fails, successes follow, the hub is killed: each failed one comes again.
 func TestTortureFailedAmongSuccesses(t *testing.T) {
 	t.Parallel()
-	must(t, failedAmongSuccesses(t, hub, rounds(100, 1200, 3000)))
+	must(t, failedAmongSuccesses(t, alone(hub), rounds(100, 1200, 3000)))
 }
 
-func failedAmongSuccesses(t *testing.T, bin string, events int) []string {
+func failedAmongSuccesses(t *testing.T, in mode, events int) []string {
 	t.Helper()
-	b := newBed(t, bin, map[string]load.Rule{"/all": {Share: 0.1, Fail: 1 << 20}}, "")
+	b := in.bed(t, map[string]load.Rule{"/all": {Share: 0.1, Fail: 1 << 20}}, oneRoute())
 	child := b.start()
 	g := b.generator("h")
 	g.Events, g.Connections = events, 40
@@ -181,7 +181,7 @@ func failedAmongSuccesses(t *testing.T, bin string, events int) []string {
 		t.Fatal(err)
 	}
 	defer b.sink.Close()
-	b.configure(connections("all") + "routes:\n  all: {from: stripe, to: all}\n")
+	b.configure(oneRoute())
 	child = b.start()
 	b.drained(20*time.Second, "all")
 	again := 0
@@ -200,7 +200,7 @@ func failedAmongSuccesses(t *testing.T, bin string, events int) []string {
 	}
 	b.stop(child)
 	b.addUp("events.stripe", events, "all")
-	tell(t, "one in ten fails, then SIGKILL", 1, "failed ones that came again", again)
-	tell(t, "one in ten fails, then SIGKILL", 1, "lost", v.Lost)
+	in.tell(t, "one in ten fails, then SIGKILL", 1, "failed ones that came again", again)
+	in.tell(t, "one in ten fails, then SIGKILL", 1, "lost", v.Lost)
 	return b.faults
 }

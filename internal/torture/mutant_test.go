@@ -35,7 +35,7 @@ var mutants = map[string]mutant{
 		old:  "s.place.advance(s.l, s.order[0].r.offset)",
 		new:  "s.place.advance(s.l, s.pos)",
 		caught: func(t *testing.T, bin string) []string {
-			return failedAmongSuccesses(t, bin, 400)
+			return failedAmongSuccesses(t, alone(bin), 400)
 		},
 	},
 	"settles before it sends": {
@@ -102,13 +102,13 @@ var mutants = map[string]mutant{
 		file:   "pipeline/intake.go",
 		old:    "return bytes.Equal(stored.Payload, offered.Payload)",
 		new:    "return true || bytes.Equal(stored.Payload, offered.Payload)",
-		caught: oneFactOneEvent,
+		caught: func(t *testing.T, bin string) []string { return oneFactOneEvent(t, alone(bin)) },
 	},
 	"ignores Retry-After": {
 		file:   "pipeline/retry.go",
 		old:    "return max(d, min(asked, r.MaxRetryAfter))",
 		new:    "return d",
-		caught: func(t *testing.T, bin string) []string { return parkedThroughKill(t, bin, 200) },
+		caught: func(t *testing.T, bin string) []string { return parkedThroughKill(t, alone(bin), 200) },
 	},
 	"ignores the lock on its data": {
 		file:   "internal/sqlite/sqlite.go",
@@ -123,11 +123,13 @@ var mutants = map[string]mutant{
 		caught: secretsStaySecret,
 	},
 	"lets one target's failures stop all": {
-		file:   "pipeline/pipeline.go",
-		old:    "p.rests[r.To]",
-		new:    "p.rests[\"\"]",
-		also:   []edit{{"pipeline/resting.go", "c.ConsecutiveFailures >= restAfterFailures", "c.TotalFailures > 0"}},
-		caught: healthyTargets,
+		file: "pipeline/pipeline.go",
+		old:  "p.rests[r.To]",
+		new:  "p.rests[\"\"]",
+		also: []edit{{"pipeline/resting.go", "c.ConsecutiveFailures >= restAfterFailures", "c.TotalFailures > 0"}},
+		caught: func(t *testing.T, bin string) []string {
+			return healthyTargets(t, alone(bin), rounds(500, 2000, 20_000))
+		},
 	},
 	"lets an expression cost forty times as much": {
 		file: "internal/expression/cost.go", old: "CostLimit = 500_000", new: "CostLimit = 20_000_000",
@@ -140,10 +142,12 @@ var mutants = map[string]mutant{
 		caught: bombs,
 	},
 	"has no end to what it reads of an answer": {
-		file:   "connectors/rest/wire.go",
-		old:    "c.left = 2*p.max + maxHeader",
-		new:    "p.max = 1 << 40; c.left = 1 << 41",
-		caught: func(t *testing.T, bin string) []string { return hostileTargets(t, bin, 256<<20) },
+		file: "connectors/rest/wire.go",
+		old:  "c.left = 2*p.max + maxHeader",
+		new:  "p.max = 1 << 40; c.left = 1 << 41",
+		caught: func(t *testing.T, bin string) []string {
+			return hostileTargets(t, alone(bin), rounds(200, 1000, 5000), 256<<20)
+		},
 	},
 }
 
@@ -151,18 +155,21 @@ var mutants = map[string]mutant{
 func (m mutant) build(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	replace := make(map[string]string)
+	replace, texts := make(map[string]string), make(map[string]string)
 	for i, e := range append([]edit{{m.file, m.old, m.new}}, m.also...) {
 		file := filepath.Join(root, filepath.FromSlash(e.file))
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
+		if texts[file] == "" {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[file], replace[file] = string(text), filepath.Join(dir, strconv.Itoa(i)+".go")
 		}
-		if !strings.Contains(string(text), e.old) {
+		if !strings.Contains(texts[file], e.old) {
 			t.Fatalf("%s no longer holds %q: find the place where this mistake would be made now", e.file, e.old)
 		}
-		replace[file] = filepath.Join(dir, strconv.Itoa(i)+".go")
-		if err := os.WriteFile(replace[file], []byte(strings.ReplaceAll(string(text), e.old, e.new)), 0o600); err != nil {
+		texts[file] = strings.ReplaceAll(texts[file], e.old, e.new)
+		if err := os.WriteFile(replace[file], []byte(texts[file]), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,6 +2,7 @@ package torture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -88,6 +89,54 @@ func slowCallers(t *testing.T, bin string) []string {
 	if slow > 2*base+100*time.Millisecond {
 		b.fault("good callers wait %s at p99 beside slow ones, %s without", slow, base)
 	}
+	b.stop(child)
+	return b.faults
+}
+
+// TestTortureSlowCallersThatTakeNoAnswer has callers that ask and ask and take no answer, until nothing fits between them and the hub any more: it lets go of them by
+// itself, and not by way of the time that an idle connection has, for they are not idle.
+func TestTortureSlowCallersThatTakeNoAnswer(t *testing.T) {
+	t.Parallel()
+	must(t, deafCallers(t, hub))
+}
+
+func deafCallers(t *testing.T, bin string) []string {
+	t.Helper()
+	const (
+		callers = 5
+		patient = 90 * time.Second // three times what an answer has
+	)
+	b := newBed(t, bin, map[string]load.Rule{"/all": {}}, "")
+	child := b.start()
+	var all sync.WaitGroup
+	var gone atomic.Int64
+	for range callers {
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp", b.listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).SetReadBuffer(1024)
+		all.Go(func() {
+			defer c.Close()
+			asked := []byte(strings.Repeat("GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n", 100))
+			for {
+				_ = c.SetWriteDeadline(time.Now().Add(patient)) // from when nothing fits any more
+				if _, err := c.Write(asked); err != nil {
+					if !errors.Is(err, os.ErrDeadlineExceeded) {
+						gone.Add(1)
+					}
+					return
+				}
+			}
+		})
+	}
+	began := time.Now()
+	all.Wait()
+	if n := gone.Load(); n < callers {
+		b.fault("the hub still holds %d of %d callers that have taken no answer for %s", callers-n, callers, patient)
+	}
+	tell(t, "callers that take no answer", callers, "let go of within ms", time.Since(began).Milliseconds())
 	b.stop(child)
 	return b.faults
 }
