@@ -84,6 +84,10 @@ var mutants = map[string]mutant{
 		new:    "return err == nil",
 		caught: deadFsync,
 	},
+	"takes what is written for what is on the disk": {
+		file: "internal/sqlite/sqlite.go", old: "PRAGMA synchronous=FULL", new: "PRAGMA synchronous=NORMAL",
+		caught: func(t *testing.T, bin string) []string { return powerCut(t, bin, "tidewire.db", 20) },
+	},
 	"takes a full disk for a broken one": {
 		file:   "internal/sqlite/errors.go",
 		old:    "return code.ToPrimary() == zsqlite.ResultFull || code == zsqlite.ResultIOErrSHMSize",
