@@ -44,7 +44,11 @@ test: cc tools ## every test, with the race detector, the crash tests among them
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v /internal/torture)
 	$(GO) test -timeout 10m -run SuiteOnApacheKafka ./pipeline/kafkalog
 	TIDEWIRE_TEST_POSTGRES=oldest $(GO) test -timeout 10m ./internal/store/pgstore
-	$(GO) test -timeout 40m -parallel 4 ./internal/torture
+	@echo "the crash tests, in three lanes: in cluster mode they are mostly waiting"
+	@$(GO) test -timeout 20m -parallel 4 -skip '^TestTortureCluster' ./internal/torture & alone=$$!; \
+		$(GO) test -timeout 20m -run '^TestTortureClusterMutants$$' ./internal/torture & mutants=$$!; \
+		$(GO) test -timeout 20m -run '^TestTortureCluster' -skip '^TestTortureClusterMutants$$' ./internal/torture; failed=$$?; \
+		wait $$alone || failed=1; wait $$mutants || failed=1; exit $$failed
 
 .PHONY: torture
 torture: tools ## the long crash campaigns: two to three hours, one line of JSON for each fault

@@ -29,7 +29,7 @@ var (
 )
 
 // notShort are the tests that take longer than a developer wants to wait on each save; -short leaves them out, by name and in the open.
-const notShort = "Mutant|DiskFull|HealthyTargets|Hostile|Parked|DeadFsync|BitFlips|DamagedNames|Schedule|Poison|Migration|CutAtEachByte|Oversized|Bombs|SlowCallers|SecretsStay|Cluster"
+const notShort = "Mutant|DiskFull|HealthyTargets|Hostile|Parked|DeadFsync|BitFlips|DamagedNames|Schedule|Poison|Migration|CutAtEachByte|Oversized|Bombs|SlowCallers|SecretsStay|PowerCut|Cluster"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
