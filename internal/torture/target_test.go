@@ -70,7 +70,7 @@ func healthyTargets(t *testing.T, in mode, events int) []string {
 
 func TestTortureHostileTargets(t *testing.T) {
 	t.Parallel()
-	must(t, hostileTargets(t, alone(hub), rounds(200, 1000, 5000), 1<<30))
+	must(t, hostileTargets(t, alone(hub), rounds(200, 3000, 5000), 1<<30))
 }
 
 // hostileTargets answer with bodies without end, cut connections, or say nothing. The hub stays in time and hardly larger than under the same

@@ -107,8 +107,9 @@ func Away(err error) bool {
 	}
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	_, plain := errors.AsType[tls.RecordHeaderError](err)
-	_, ended := errors.AsType[tls.AlertError](err)
-	if untrusted || plain || ended {
+	op, ok := errors.AsType[*net.OpError](err)
+	alert := ok && (op.Op == "remote error" || op.Op == "local error") // what crypto/tls calls an alert of either side
+	if untrusted || plain || alert {
 		return false
 	}
 	return faultOf(err) == faultLost || errors.Is(err, context.DeadlineExceeded)
