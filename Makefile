@@ -51,7 +51,7 @@ test: cc tools ## every test, with the race detector, the crash tests among them
 		wait $$alone || failed=1; wait $$mutants || failed=1; exit $$failed
 
 .PHONY: torture
-torture: tools ## the long crash campaigns: two to three hours, one line of JSON for each fault
+torture: tools ## the long crash campaigns: three hours or more, one line of JSON for each fault
 	TIDEWIRE_TORTURE=full $(GO) test -count 1 -timeout 4h -parallel 4 -v -run 'Torture|Failpoint' ./internal/torture
 
 .PHONY: tools

@@ -37,6 +37,8 @@ type Generator struct {
 	// meant to be sent, so that a slow hub cannot hide by slowing the generator. 0: saturation, each connection
 	// sends its next event as soon as the last was answered, and latency counts from sending.
 	Rate float64
+	// Connected is called when all connections are made, before anything is sent. Default: nobody is told.
+	Connected func()
 	// Duration is how long new events are sent, Events how many at most. At least one must be set.
 	Duration time.Duration
 	Events   int
@@ -176,6 +178,9 @@ func (g Generator) Run(ctx context.Context) (*Sent, error) {
 		}
 		s.wire = newWire(conn)
 		senders[i] = s
+	}
+	if g.Connected != nil {
+		g.Connected()
 	}
 	start := time.Now()
 	var end time.Time

@@ -148,6 +148,8 @@ func (b *bed) background(g load.Generator) (stop func() *load.Sent) {
 		sent *load.Sent
 		err  error
 	}
+	connected := make(chan struct{})
+	g.Connected = func() { close(connected) }
 	done := make(chan ended, 1)
 	go func() { // ends when ctx does; stop or the clean-up waits for it
 		sent, err := g.Run(ctx)
@@ -158,6 +160,12 @@ func (b *bed) background(g load.Generator) (stop func() *load.Sent) {
 		cancel()
 		<-done
 	})
+	// A hub that is killed before it is connected to is no fault under load.
+	select {
+	case <-connected:
+	case e := <-done:
+		b.t.Fatal(e.err)
+	}
 	return func() *load.Sent {
 		cancel()
 		e := <-done
