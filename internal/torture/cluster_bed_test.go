@@ -90,10 +90,9 @@ func newRack(t *testing.T, p plan) *rack {
 	t.Cleanup(func() { _ = r.sink.Close() })
 	storage := fmt.Sprintf("cluster:\n  kafka: {brokers: [%s], topic_prefix: %s, partitions: %d, replication: %d%s}\n  postgres: %q\n",
 		strings.Join(r.brokers, ", "), r.prefix, r.partitions, max(p.copies, 1), p.secure, r.database)
+	storage = "data_dir: {data}\n" + storage
 	if p.noSpool {
 		storage += "  spool: {enabled: false}\n"
-	} else {
-		storage = "data_dir: {data}\n" + storage
 	}
 	if p.bin == "" {
 		p.bin = hub
