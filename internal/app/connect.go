@@ -37,10 +37,11 @@ func (c *cluster) Connect(ctx context.Context) error {
 	if err := c.join(ctx); err != nil {
 		return err
 	}
-	if err := c.ensureTopics(ctx); err != nil {
-		return err
+	if !c.later.Opened() {
+		if err := c.letThrough(ctx); err != nil {
+			return err
+		}
 	}
-	c.later.Open(pipeline.OnKafka(c.kafka))
 	if err := remember(c.plan.Config, c.id); err != nil {
 		c.logger.Warn("the hub cannot note to which cluster it belongs: started again while PostgreSQL is away, it gives Kafka nothing until that is back", "error", err)
 	}
@@ -67,6 +68,11 @@ func (c *cluster) connectKafka(ctx context.Context) error {
 	if err != nil || c.id != known {
 		return err
 	}
+	return c.letThrough(ctx)
+}
+
+// letThrough gives Kafka what comes from now on, in topics that fit.
+func (c *cluster) letThrough(ctx context.Context) error {
 	if err := c.ensureTopics(ctx); err != nil {
 		return err
 	}
@@ -139,7 +145,6 @@ func (c *cluster) prepareStore(h *hub) {
 		if store == nil {
 			return nil
 		}
-		var err error
 		if c.retaining.Load() {
 			ctx, cancel := context.WithTimeout(context.Background(), releaseWithin)
 			defer cancel()
@@ -147,7 +152,7 @@ func (c *cluster) prepareStore(h *hub) {
 				c.logger.Warn("a duty of this hub's could not be given up; it passes to another when its lease has run out", "duty", retentionDuty, "error", err)
 			}
 		}
-		return errors.Join(err, store.Close())
+		return store.Close()
 	})
 }
 

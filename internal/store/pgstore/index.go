@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -144,12 +143,8 @@ func (s *Store) indexedOf(ctx context.Context, rows []indexedRow) (events []Inde
 // Find returns the places of an event in the log, the one recorded first before the others; none when it is not in the index.
 func (s *Store) Find(ctx context.Context, source, id string) (events []Indexed, err error) {
 	err = s.try(ctx, kindIndex, func(ctx context.Context) error {
-		var sourceID int32
-		err := s.pool.QueryRow(ctx, sqlFindSource, storable(source)).Scan(&sourceID)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
+		sourceID, err := s.sourceOf(ctx, storable(source))
+		if err != nil || sourceID == 0 {
 			return err
 		}
 		rows, err := s.pool.Query(ctx, sqlFind, sourceID, storable(id))
