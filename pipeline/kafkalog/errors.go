@@ -166,9 +166,6 @@ func Away(err error) bool {
 	if k, ok := errors.AsType[kafka.Error](err); ok {
 		return k.Temporary()
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
-		return false
-	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op == "dial" || op.Timeout()
 	}
